@@ -1,0 +1,172 @@
+"""One ledger, opened: its log, its objects, its plugins and its settings, and the questions one asks it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+from ledger import __version__
+from ledger.codec import Codec, Metadata
+from ledger.errors import NotFound, RunNotFound
+from ledger.events import Process
+from ledger.hooks.manager import Plugins, load_plugins
+from ledger.objects import ObjectStore
+from ledger.objects.hashing import Hasher
+from ledger.read.catalogue import LINEAGE_TYPES, TYPES, RunSummary, summarise
+from ledger.read.lineage import Origin, origins
+from ledger.read.state import RunState, fold
+from ledger.settings import Settings, find_settings
+from ledger.store import open_store
+from ledger.store.base import ANY, run_id, run_stream
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ledger.codec import Recorded
+    from ledger.events import Event
+    from ledger.hooks.ports import CheckpointStore
+    from ledger.store.base import EventStore
+
+HOST: Final = socket.gethostname()
+
+
+class Book:
+    """An open ledger. Use it as a context manager, or close it."""
+
+    def __init__(self, settings: Settings, store: EventStore, plugins: Plugins, codec: Codec) -> None:
+        self.settings = settings
+        self.store = store
+        self.plugins = plugins
+        self.codec = codec
+        self.objects = ObjectStore(settings.objects, scratch=settings.scratch)
+        self.hasher = Hasher(settings.scratch / "hashes.db")
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def find(self, reference: str) -> str:
+        """UUID of the run that ``reference`` means: ``run-42``, a UUID, a unique prefix of one, ``latest``.
+
+        Raises ``RunNotFound``, naming the candidates where there are several.
+        """
+        streams = self.store.find_streams(reference)
+        if len(streams) == 1:
+            return run_id(streams[0])
+        if streams:
+            shown = ", ".join(run_id(stream) for stream in streams[:5])
+            raise RunNotFound(f"{reference!r} may mean {len(streams)} runs: {shown}", mend="give more of the UUID")
+        raise RunNotFound(f"this ledger has no run {reference!r}", mend="`ledger ls` lists the runs")
+
+    def run(self, reference: str) -> RunState:
+        """Everything that is known about a run. One whose writer is dead, though it never said so, is interrupted."""
+        state = fold(self.store.read(run_stream(self.find(reference))))
+        if state.status == "running" and self.alive(state.attempt.process) is False:
+            state.status = "interrupted"
+        return state
+
+    def runs(self) -> list[RunSummary]:
+        """All runs in the order in which they started."""
+        return self._summaries(TYPES)
+
+    def origins(self, target: str | Path) -> list[Origin]:
+        """The runs that produced ``target``: a checkpoint directory, a file of one, or a digest.
+
+        Raises ``NotFound`` where no checkpoint in this ledger has that content.
+        """
+        path = Path(target)
+        digests = self._digests(path) if path.exists() else [str(target)]
+        found = origins(self._summaries(LINEAGE_TYPES), digests)
+        if not found:
+            raise NotFound(
+                f"no run of this ledger wrote {target} (digest {digests[-1][:12]}…)",
+                mend="it was made elsewhere, or altered since: even one changed byte makes another digest",
+            )
+        return found
+
+    def alive(self, process: Process) -> bool | None:
+        """Whether a process still runs; None for one on another host, which cannot be seen from here."""
+        if process.host != HOST:
+            return None
+        try:
+            found = psutil.Process(process.pid)
+            # A pid is used again in time, and the operating system rounds the time of a start.
+            same = abs(found.create_time() - process.started) < 1
+            return bool(same and found.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        run: str,
+        *events: Event,
+        writer: str = "ledger",
+        rank: int | None = None,
+        attempt: int | None = None,
+        expected_version: int = ANY,
+    ) -> list[Recorded]:
+        """Append facts to the stream of the run with this UUID, all or none, and tell the plugins."""
+        metadata = self.metadata(writer, rank=rank, attempt=attempt)
+        drafts = [self.codec.draft(event, metadata) for event in events]
+        recorded = self.store.append(run_stream(run), drafts, expected_version=expected_version)
+        self.plugins.events_appended(recorded)
+        return recorded
+
+    def metadata(self, writer: str, *, rank: int | None = None, attempt: int | None = None) -> Metadata:
+        """Who writes: this process."""
+        return Metadata(writer, HOST, os.getpid(), __version__, rank, attempt)
+
+    def checkpoints(self) -> CheckpointStore:
+        """The store that checkpoints of this ledger go to."""
+        return self.plugins.checkpoint_store(self.settings.checkpoints, self.settings)
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the log; calling it twice is fine."""
+        self.store.close()
+
+    def __enter__(self) -> Book:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _summaries(self, types: tuple[str, ...]) -> list[RunSummary]:
+        runs = summarise(self.store.read_all(types=types))
+        for run in runs:
+            if run.status == "running" and self.alive(run.process) is False:
+                run.status = "interrupted"
+        return runs
+
+    def _digests(self, path: Path) -> list[str]:
+        """Digests that content on disk may be known under, without what a checkpoint store adds beside it."""
+        manifest = self.hasher.tree(path)
+        content = type(manifest).of(e for e in manifest.entries if e.path != "manifest.json")
+        whole = [content.digest, manifest.digest]
+        return whole + ([manifest.entries[0].digest] if path.is_file() else [])
+
+
+def open_ledger(url: str | None = None, *, settings: Settings | None = None, plugins: Plugins | None = None) -> Book:
+    """Open the ledger at ``url``, or the one that the command line would find from here.
+
+    An embedded ledger is created, or upgraded, on first use. Raises ``StoreUnavailable`` where the log cannot be
+    opened, ``SchemaMismatch`` where it is newer than this version of Ledger.
+    """
+    settings = settings or find_settings(url)
+    plugins = plugins or load_plugins(settings)
+    codec = Codec(plugins.event_types())
+    return Book(settings, open_store(settings.url, codec), plugins, codec)
+
+
+def this_process() -> Process:
+    """The calling process, named for the log."""
+    return Process(host=HOST, pid=os.getpid(), started=psutil.Process().create_time())

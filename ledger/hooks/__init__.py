@@ -1,0 +1,1 @@
+"""How others plug in: ports, hook specifications, and the façade that every call goes through."""

@@ -1,0 +1,170 @@
+"""The protocols that a plugin implements. Small on purpose: the whole surface needed, and no more.
+
+Conformance kits for them ship in ``ledger.testing``; an implementer's test file is a few empty subclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from ledger.codec import Recorded
+    from ledger.events import DataCommit, Stored, World
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether pinned data can still be had, and if not, why, naming the files concerned."""
+
+    available: bool
+    reason: str = ""
+
+
+@runtime_checkable
+class DataSource(Protocol):
+    """Data that can be pinned to an immutable state and fetched again.
+
+    Called by the process that starts or replays a run, never by a training rank, except ``open``:
+    ``pin`` once when a run starts; ``check`` when a replay is planned; ``fetch`` when it is executed; ``open``
+    by whoever reads the data in place. Any failure propagates: nothing is ever trained on unknown data.
+    """
+
+    name: str
+    """The plugin's name; a replay asks the same plugin again."""
+    version: str
+
+    def pin(self, uri: str) -> DataCommit:
+        """Resolve ``uri`` to an immutable commit with the digest of the full content.
+
+        Raises ``DataUnavailable`` where the data cannot be read, ``UsageError`` for a malformed URI.
+        """
+
+    def fetch(self, commit: DataCommit, dest: Path) -> None:
+        """Materialise the commit at ``dest``, which must not exist: a file for a single file, else a directory.
+
+        Verifies the digest before ``dest`` appears under its name. Raises ``DataUnavailable`` where the content is
+        gone or has changed, naming what changed.
+        """
+
+    def open(self, commit: DataCommit) -> tuple[Any, str]:
+        """An fsspec filesystem and the path in it under which the commit can be read in place."""
+
+    def check(self, commit: DataCommit) -> Availability:
+        """Whether ``fetch`` would succeed, without moving the data."""
+
+
+@runtime_checkable
+class CheckpointStore(Protocol):
+    """A place for checkpoints. Called by rank 0 only, in this order: ``write`` … ``list`` … ``read`` … ``delete``.
+
+    All operations verify by digest and are idempotent. A checkpoint is visible either whole or not at all.
+    """
+
+    def write(self, directory: Path, key: str) -> Stored:
+        """Store all files of ``directory`` under ``key``, durably, and read them back before returning.
+
+        ``key`` is relative, its segments plain names. Writing the same content again returns the same ``Stored``;
+        other content under a key that is taken raises ``Conflict``.
+        """
+
+    def read(self, stored: Stored, dest: Path) -> None:
+        """Copy the checkpoint to the new directory ``dest``.
+
+        Raises ``CheckpointUnavailable`` where it is gone, ``DigestMismatch`` naming the file that is not what was
+        stored; ``dest`` then does not exist.
+        """
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """The whole checkpoints below ``prefix``, by key."""
+
+    def delete(self, stored: Stored) -> None:
+        """Remove the checkpoint; one that is gone already is fine."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """How one step of training is carried out over the processes of a world. Every rank makes every call."""
+
+    def step(self, batch: Any) -> dict[str, float]:
+        """Forward, backward and update on this rank's share of a global batch; metrics of the global batch."""
+
+    def evaluate(self, batch: Any) -> dict[str, float]:
+        """Metrics of the global batch, without gradients and without moving any random state."""
+
+    def save(self, directory: Path) -> None:
+        """Write the state of model, optimizer and schedule into ``directory``; a collective."""
+
+    def load(self, directory: Path) -> None:
+        """Restore what ``save`` wrote, bit for bit; a collective."""
+
+    def close(self) -> None:
+        """Leave the process group; calling it twice is fine."""
+
+
+@runtime_checkable
+class Mirror(Protocol):
+    """Another tracker that is kept up to date from the log, at least once, never by the training process."""
+
+    name: str
+
+    def deliver(self, batch: Sequence[Recorded]) -> None:
+        """Bring events, in log order, to the tracker; an event_id that arrived before must change nothing.
+
+        An exception means that none of the batch counts as delivered: it will come again.
+        """
+
+    def close(self) -> None:
+        """Flush and let go."""
+
+
+@dataclass(frozen=True)
+class RecipeKey:
+    """One key of a recipe, for ``ledger train --help``."""
+
+    key: str
+    type: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, resolved: everything that a run of it needs."""
+
+    config: Mapping[str, Any]
+    """The whole configuration as it is recorded; the training processes read it back from the log."""
+    command: tuple[str, ...]
+    """What each training process executes, before a launcher wraps it."""
+    world: World
+    data: Mapping[str, str]
+    """URI of each data set by name."""
+    seed: int | None
+    steps: int
+    """How many steps the training makes, for progress."""
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """A trainer that ``ledger train`` can run from a recipe. Called in the process of the command line."""
+
+    def describe(self) -> Sequence[RecipeKey]:
+        """Every key that a recipe may have."""
+
+    def resolve(self, path: Path, overrides: Sequence[str]) -> Recipe:
+        """Read and validate a recipe with ``key=value`` overrides applied; raises ``InvalidRecipe``."""
+
+    def samples(self, config: Mapping[str, Any], data: Mapping[str, Path], step: int) -> list[list[int]]:
+        """Identifiers of the training samples that each rank read for ``step``, from the data fetched to ``data``."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command about to be started: by the recorder for an original, by the executor for a replay."""
+
+    command: tuple[str, ...]
+    directory: Path
+    environ: Mapping[str, str]

@@ -1,0 +1,1 @@
+"""Facts coming out: pure folds over the log."""

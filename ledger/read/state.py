@@ -1,0 +1,279 @@
+"""One run's stream, folded into what is known about the run. Pure: events in, state out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ledger.errors import LedgerError, NotFound
+from ledger.events import (
+    ArtifactWritten,
+    CheckpointDeleted,
+    CheckpointWritten,
+    CodeCaptured,
+    ConfigResolved,
+    ConsoleCaptured,
+    DataCommitted,
+    EnvironmentCaptured,
+    Event,
+    MetricsLogged,
+    ParametersFingerprinted,
+    ReplayCompared,
+    RunAnnotated,
+    RunCompleted,
+    RunFailed,
+    RunInterrupted,
+    RunStarted,
+    TrainingResumed,
+    World,
+)
+from ledger.read.series import Series, limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ledger.codec import Recorded
+    from ledger.events import Process
+
+Status = Literal["running", "completed", "failed", "interrupted"]
+End = RunCompleted | RunFailed | RunInterrupted
+Stepped = TypeVar("Stepped", CheckpointWritten, ParametersFingerprinted)
+
+
+@dataclass
+class Attempt:
+    """One go at the training: the first, or one that resumed."""
+
+    number: int
+    process: Process
+    started_at: str
+    resumed: TrainingResumed | None = None
+    """None for the first attempt."""
+    environment: EnvironmentCaptured | None = None
+    ended: End | None = None
+    ended_at: str | None = None
+
+
+@dataclass
+class RunState:
+    """What the log tells about one run. Lists are in the order of the log."""
+
+    id: str
+    started: RunStarted
+    started_at: str
+    version: int = 0
+    """Position of the last event that was folded."""
+    status: Status = "running"
+    """As the log has it. A writer that was killed said no goodbye: ``Book.run`` knows whether it still lives."""
+    attempts: list[Attempt] = field(default_factory=list)
+    code: CodeCaptured | None = None
+    resolved: ConfigResolved | None = None
+    data: dict[str, DataCommitted] = field(default_factory=dict)
+    written: list[tuple[int, CheckpointWritten]] = field(default_factory=list)
+    """Every checkpoint that was ever written, with its attempt."""
+    deleted: list[CheckpointDeleted] = field(default_factory=list)
+    fingerprinted: list[tuple[int, ParametersFingerprinted]] = field(default_factory=list)
+    artifacts: dict[str, ArtifactWritten] = field(default_factory=dict)
+    consoles: list[ConsoleCaptured] = field(default_factory=list)
+    verdicts: list[ReplayCompared] = field(default_factory=list)
+    notes: list[RunAnnotated] = field(default_factory=list)
+    columns: dict[int | None, dict[str, _Columns]] = field(default_factory=dict)
+    """Metric columns by rank and name."""
+
+    @property
+    def name(self) -> str:
+        """The name that this ledger gave the run: ``run-42``."""
+        return self.started.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration; empty where none was recorded."""
+        return self.resolved.config if self.resolved else {}
+
+    @property
+    def world(self) -> World:
+        """How many processes train together."""
+        return self.started.world
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Tags given at the start and by annotations since."""
+        return tuple(dict.fromkeys((*self.started.tags, *(tag for note in self.notes for tag in note.tags))))
+
+    @property
+    def attempt(self) -> Attempt:
+        """The latest attempt."""
+        return self.attempts[-1]
+
+    @property
+    def ended(self) -> End | None:
+        """How the latest attempt ended; None if nothing was recorded about it."""
+        return self.attempt.ended
+
+    @property
+    def environment(self) -> EnvironmentCaptured | None:
+        """What the latest attempt ran on."""
+        return next((a.environment for a in reversed(self.attempts) if a.environment), None)
+
+    @property
+    def resumed_at(self) -> dict[int, float | None]:
+        """The step that each attempt after the first resumed from."""
+        return {a.number: a.resumed.step for a in self.attempts if a.resumed}
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, sorted."""
+        return tuple(sorted(self._leading_rank()))
+
+    def series(self, metric: str, *, rank: int | None = None, effective: bool = True) -> Series:
+        """The series of a metric; of the leading rank unless another is asked for.
+
+        With ``effective=False`` also the points that a later attempt took back. Raises ``NotFound``.
+        """
+        columns = self._leading_rank() if rank is None else self.columns.get(rank, {})
+        if metric not in columns:
+            raise NotFound(f"{self.name} has no metric {metric!r}", mend=f"it has {', '.join(self.metrics) or 'none'}")
+        series = columns[metric].series(metric)
+        return series.effective(self.resumed_at) if effective else series
+
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        """The last effective value of each metric."""
+        series = {name: self.series(name) for name in self.metrics}
+        return {name: s.value[-1] for name, s in series.items() if len(s)}
+
+    @property
+    def last_step(self) -> float | None:
+        """The highest step of the effective history."""
+        return max((s for name in self.metrics for s in self.series(name).step), default=None)
+
+    @property
+    def checkpoints(self) -> list[CheckpointWritten]:
+        """Checkpoints that exist now and that no later attempt took back, by step."""
+        gone = {(c.uri, c.digest) for c in self.deleted}
+        kept = {c.uri: c for c in self.effective(self.written) if (c.uri, c.digest) not in gone}
+        return sorted(kept.values(), key=lambda c: (c.step, c.best))
+
+    @property
+    def fingerprints(self) -> list[ParametersFingerprinted]:
+        """Fingerprints of the effective history, one for each step."""
+        return list({f.step: f for f in self.effective(self.fingerprinted)}.values())
+
+    def effective(self, facts: Iterable[tuple[int, Stepped]]) -> list[Stepped]:
+        """Of facts with their attempts, those that no later attempt took back."""
+        facts = list(facts)
+        limit = limits((attempt for attempt, _ in facts), self.resumed_at)
+        return [fact for attempt, fact in facts if fact.step <= limit[attempt]]
+
+    def _leading_rank(self) -> dict[str, _Columns]:
+        ranks = sorted(self.columns, key=lambda rank: -1 if rank is None else rank)
+        return self.columns[ranks[0]] if ranks else {}
+
+
+@dataclass
+class _Columns:
+    """A metric's points as they come, all attempts together."""
+
+    step: list[float] = field(default_factory=list)
+    time: list[float] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    attempt: list[int] = field(default_factory=list)
+
+    def series(self, name: str) -> Series:
+        return Series(name, tuple(self.step), tuple(self.time), tuple(self.value), tuple(self.attempt))
+
+
+def fold(events: Iterable[Recorded]) -> RunState:
+    """The state after all of ``events``, one run's stream from its beginning."""
+    events = iter(events)
+    first = next(events, None)
+    if first is None or not isinstance(first.event, RunStarted):
+        raise LedgerError("a run's stream begins with run.started", mend="is this stream a run's at all?")
+    state = RunState(id=first.stream.removeprefix("run-"), started=first.event, started_at=first.recorded_at)
+    state.attempts.append(Attempt(1, first.event.process, first.recorded_at))
+    extend(state, events)
+    return state
+
+
+def extend(state: RunState, events: Iterable[Recorded]) -> None:
+    """Fold further events of the same stream into ``state``."""
+    for recorded in events:
+        _apply(state, recorded, recorded.event)
+        state.version = recorded.position
+    state.__dict__.pop("metrics", None)
+
+
+def _apply(state: RunState, recorded: Recorded, event: object) -> None:
+    number = recorded.metadata.attempt or state.attempt.number
+    match event:
+        case MetricsLogged():
+            _log(state.columns.setdefault(recorded.metadata.rank, {}), event, number)
+        case ParametersFingerprinted():
+            state.fingerprinted.append((number, event))
+        case CheckpointWritten():
+            state.written.append((number, event))
+        case CheckpointDeleted():
+            state.deleted.append(event)
+        case CodeCaptured():
+            state.code = event
+        case ConfigResolved():
+            state.resolved = event
+        case DataCommitted():
+            state.data[event.name] = event
+        case EnvironmentCaptured():
+            attempt = _attempt(state, number)
+            attempt.environment = merged(attempt.environment, event)
+        case TrainingResumed():
+            state.attempts.append(Attempt(event.attempt, event.process, recorded.recorded_at, resumed=event))
+            state.status = "running"
+        case RunCompleted() | RunFailed() | RunInterrupted():
+            _end(state, _attempt(state, number), recorded, event)
+        case ArtifactWritten():
+            state.artifacts[event.path] = event
+        case ConsoleCaptured():
+            state.consoles.append(event)
+        case ReplayCompared():
+            state.verdicts.append(event)
+        case RunAnnotated():
+            state.notes.append(event)
+        case _:  # a plugin's own fact, or one from the future: kept in the log, no part of this picture
+            pass
+
+
+def _attempt(state: RunState, number: int) -> Attempt:
+    return next((a for a in state.attempts if a.number == number), state.attempt)
+
+
+def _end(state: RunState, attempt: Attempt, recorded: Recorded, event: End) -> None:
+    if attempt.ended is not None:  # several ranks may report the failure that ended them: the first is the cause
+        return
+    attempt.ended, attempt.ended_at = event, recorded.recorded_at
+    if attempt is state.attempt:
+        endings: dict[type[Event], Status] = {
+            RunCompleted: "completed",
+            RunFailed: "failed",
+            RunInterrupted: "interrupted",
+        }
+        state.status = endings[type(event)]
+
+
+def _log(columns: dict[str, _Columns], event: MetricsLogged, attempt: int) -> None:
+    for name, values in event.values.items():
+        column = columns.setdefault(name, _Columns())
+        rows = [i for i, value in enumerate(values) if value is not None]
+        column.step += [event.step[i] for i in rows]
+        column.time += [event.time[i] for i in rows]
+        column.value += [value for value in values if value is not None]
+        column.attempt += [attempt] * len(rows)
+
+
+def merged(earlier: EnvironmentCaptured | None, later: EnvironmentCaptured) -> EnvironmentCaptured:
+    """Two captures of one attempt as one: ``later`` adds to the sections of ``earlier`` and wins where both speak."""
+    if earlier is None:
+        return later
+    sections: dict[str, Any] = {}
+    for name in EnvironmentCaptured.model_fields:
+        before, after = getattr(earlier, name), getattr(later, name)
+        sections[name] = {**before, **after} if isinstance(before, dict) else after or before
+    return EnvironmentCaptured(**sections)

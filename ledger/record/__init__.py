@@ -1,0 +1,1 @@
+"""Facts going in: the run, the recorded command, and what is captured around them."""

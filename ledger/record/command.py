@@ -1,0 +1,413 @@
+"""A recorded command: the parent that captures, launches, watches and ends a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from ledger.book import Book, this_process
+from ledger.errors import (
+    CheckpointUnavailable,
+    ConcurrentAppend,
+    Conflict,
+    LedgerError,
+    NotReplayable,
+)
+from ledger.events import (
+    CodeCaptured,
+    ConfigResolved,
+    DataCommitted,
+    Event,
+    RunAnnotated,
+    RunCompleted,
+    RunFailed,
+    RunInterrupted,
+    RunStarted,
+    TrainingResumed,
+    World,
+)
+from ledger.hooks.ports import Launch
+from ledger.read.state import fold
+from ledger.record.capture.code import changed_since
+from ledger.record.capture.console import Console
+from ledger.record.capture.interpreter import interpreter_of
+from ledger.record.capture.secrets import Redactor
+from ledger.record.run import (
+    begin,
+    capture,
+    data_variable,
+    environment,
+    new_run,
+    pin_data,
+    resolved_config,
+    written_artifact,
+)
+from ledger.record.supervise import Exit, supervise
+from ledger.store.base import run_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.codec import Recorded
+    from ledger.events import CheckpointWritten
+    from ledger.read.state import RunState
+
+Watch = Callable[["Recorded"], bool]
+"""Sees every event of the run as it is committed; False ends the command."""
+
+_STOPPED_FROM_OUTSIDE: Final = {"SIGHUP": 129, "SIGINT": 130, "SIGKILL": 137, "SIGTERM": 143}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command to record."""
+
+    kind: Literal["train", "command"]
+    invocation: Sequence[str]
+    """What the user typed."""
+    command: Sequence[str]
+    directory: Path
+    world: World = field(default_factory=World)
+    seed: int | None = None
+    config: Mapping[str, Any] | None = None
+    overrides: Sequence[str] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
+    """URI of each data set by name."""
+    outputs: Sequence[Path] = ()
+    """Files and directories to keep when the command has ended."""
+    tags: Sequence[str] = ()
+    snapshot: bool = True
+    """Whether local data is copied into the ledger's objects, not only pinned."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run with its first facts in the log, its command not yet launched."""
+
+    run_id: str
+    name: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a recorded command ended."""
+
+    run_id: str
+    name: str
+    status: Literal["completed", "failed", "interrupted"]
+    exit_code: int | None
+    signal: str | None
+    error: str | None
+    stopped: bool
+    """Whether ``watch`` ended it."""
+
+
+def record_command(
+    book: Book, request: Request, *, watch: Watch | None = None, on_start: Callable[[Started], None] | None = None
+) -> Outcome:
+    """Record ``request`` from its data to its end.
+
+    Nothing starts where the data cannot be pinned or the log cannot be written: the exception propagates.
+    """
+    redactor = Redactor(os.environ)
+    data = [pin_data(book, name, _snapshot(uri, request.snapshot)) for name, uri in request.data.items()]
+    run_id, name = new_run(book)
+    started = RunStarted(
+        name=name,
+        kind=request.kind,
+        invocation=redactor.argv(request.invocation),
+        command=redactor.argv(request.command),
+        world=request.world,
+        directory=str(request.directory),
+        seed=request.seed,
+        tags=tuple(request.tags),
+        project=book.settings.project,
+        user=book.settings.user,
+        process=this_process(),
+    )
+    local = [Path(commit.path) for commit in data if commit.uri.startswith("file:")]
+    captured = capture(
+        book,
+        request.directory,
+        command=request.command,
+        entry_point=_entry_point(request),
+        exclude=[*local, *_inside(request)],
+    )
+    facts: list[Event] = [*captured, *data]
+    if request.config is not None:
+        facts.append(resolved_config(request.config, request.overrides, redactor))
+    begin(book, started, run_id, *facts)
+    run = Started(run_id, name)
+    if on_start:
+        on_start(run)
+    launch = Launch(tuple(request.command), request.directory, data_places({d.name: Path(d.path) for d in data}))
+    return carry_out(book, run, launch, request.world, outputs=request.outputs, watch=watch)
+
+
+def begin_replay(
+    book: Book,
+    original: RunState,
+    *,
+    invocation: Sequence[str],
+    command: Sequence[str],
+    directory: Path,
+    code: CodeCaptured,
+    config: ConfigResolved | None,
+    data: Sequence[DataCommitted],
+) -> Started:
+    """Start the run that replays ``original``: the same facts under a new name, and the environment of now."""
+    run_id, name = new_run(book)
+    started = original.started.model_copy(
+        update={
+            "name": name,
+            "kind": "replay",
+            "invocation": Redactor(os.environ).argv(invocation),
+            "command": tuple(command),
+            "directory": str(directory),
+            "replay_of": original.id,
+            "tags": (),
+            "project": book.settings.project,
+            "user": book.settings.user,
+            "process": this_process(),
+        }
+    )
+    now = environment(book, interpreter_of(command, directory=directory))
+    facts: list[Event] = [code, now, *data, *([config] if config else [])]
+    begin(book, started, run_id, *facts)
+    return Started(run_id, name)
+
+
+def resume_command(
+    book: Book,
+    reference: str,
+    *,
+    watch: Watch | None = None,
+    on_start: Callable[[Started], None] | None = None,
+) -> Outcome:
+    """Go on with a run from its newest whole checkpoint, as a new attempt.
+
+    Raises ``Conflict`` where the run still trains or another process resumes it at this moment, ``LedgerError``
+    where there is nothing to resume or the code is no longer what was recorded.
+    """
+    state = book.run(reference)
+    _must_be_resumable(book, state)
+    directory = Path(state.started.directory)
+    attempt = state.attempt.number + 1
+    with _restored(book, state, attempt) as (checkpoint, place, skipped):
+        resumed = TrainingResumed(
+            attempt=attempt,
+            step=checkpoint.step if checkpoint else None,
+            checkpoint=checkpoint.digest if checkpoint else None,
+            uri=checkpoint.uri if checkpoint else None,
+            skipped=skipped,
+            process=this_process(),
+        )
+        facts = [resumed, environment(book, interpreter_of(state.started.command, directory=directory))]
+        try:
+            book.append(state.id, *facts, attempt=attempt, expected_version=state.version)
+        except ConcurrentAppend as error:
+            raise Conflict(
+                f"{state.name} was resumed by another process at the same moment",
+                mend=f"`ledger show {state.name}` tells where it runs",
+            ) from error
+        run = Started(state.id, state.name, attempt)
+        if on_start:
+            on_start(run)
+        environ = data_places(_verified_data(book, state))
+        if checkpoint:
+            environ |= {"LEDGER_RESUME_FROM": str(place), "LEDGER_RESUME_STEP": repr(checkpoint.step)}
+        launch = Launch(state.started.command, directory, environ)
+        outputs = [Path(path) for path in state.artifacts]
+        return carry_out(book, run, launch, state.world, outputs=outputs, watch=watch)
+
+
+def carry_out(
+    book: Book,
+    run: Started,
+    launch: Launch,
+    world: World,
+    *,
+    outputs: Sequence[Path] = (),
+    watch: Watch | None = None,
+) -> Outcome:
+    """Launch a run's command, watch it, keep what it printed and wrote, and record how it ended."""
+    redactor = Redactor(os.environ)
+    base = {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_RESUME_")}
+    identity = {"LEDGER_RUN": run.run_id, "LEDGER_ATTEMPT": str(run.attempt), "PYTHONUNBUFFERED": "1"}
+    whole = replace(launch, environ={**base, **book.settings.environ(), **identity, **launch.environ})
+    argv = book.plugins.launch(whole, world)
+    spool = book.settings.scratch / "consoles" / f"{run.run_id}-{run.attempt}.txt"
+    spool.parent.mkdir(parents=True, exist_ok=True)
+    console = Console(spool, redactor)
+    watching = _Watching(book, run, watch)
+    try:
+        ended = supervise(argv, cwd=launch.directory, environ=whole.environ, console=console, on_tick=watching.tick)
+    except LedgerError as error:
+        # The run is in the log already: that it never came to run is a fact too.
+        book.append(run.run_id, RunFailed(exception=redactor.text(str(error))), attempt=run.attempt)
+        raise
+    watching.tick()
+    facts: list[Event] = [console.store(book.objects)]
+    if console.failure:
+        facts.append(RunAnnotated(text=f"the console was not kept whole: {console.failure}"))
+    facts += [_output(book, launch.directory, path) for path in outputs]
+    return _end(book, run, ended, facts)
+
+
+def data_places(places: Mapping[str, Path]) -> dict[str, str]:
+    """Environment variables that tell a command where its data sets lie."""
+    return {data_variable(name): str(path) for name, path in places.items()}
+
+
+class _Watching:
+    """Hands the events of one attempt to a watcher as they are committed."""
+
+    def __init__(self, book: Book, run: Started, watch: Watch | None) -> None:
+        self._watch = watch
+        self._attempt = run.attempt
+        self._tail = book.store.subscribe(stream=run_stream(run.run_id))
+
+    def tick(self) -> bool:
+        """Show what is new; whether the command may go on."""
+        if self._watch is None:
+            return True
+        for recorded in self._tail:
+            if recorded is None:
+                return True
+            if recorded.metadata.attempt == self._attempt and not self._watch(recorded):
+                return False
+        return True
+
+
+def _end(book: Book, run: Started, ended: Exit, facts: list[Event]) -> Outcome:
+    state = fold(book.store.read(run_stream(run.run_id)))
+    known = state.attempt.ended  # a rank that failed has said why already
+    if known is None:
+        known = _ending(ended, state)
+        facts.append(known)
+    book.append(run.run_id, *facts, attempt=run.attempt)
+    match known:
+        case RunCompleted():
+            return Outcome(run.run_id, run.name, "completed", 0, None, None, ended.stopped)
+        case RunInterrupted():
+            return Outcome(run.run_id, run.name, "interrupted", ended.code, known.signal, None, ended.stopped)
+        case RunFailed():
+            return Outcome(run.run_id, run.name, "failed", ended.code, ended.signal, known.exception, ended.stopped)
+
+
+def _ending(ended: Exit, state: RunState) -> RunCompleted | RunFailed | RunInterrupted:
+    step = state.last_step
+    # A shell, torchrun and well-behaved programs turn a signal's end into 128 + its number.
+    by_code = next((name for name, code in _STOPPED_FROM_OUTSIDE.items() if code == ended.code), None)
+    signal = ended.interrupted_by or ended.signal or by_code
+    if ended.stopped:
+        return RunInterrupted(signal=signal or "SIGTERM", step=step)
+    if ended.code == 0:
+        return RunCompleted(step=step, metrics=state.last_metrics)
+    if signal in _STOPPED_FROM_OUTSIDE:
+        return RunInterrupted(signal=signal, step=step)
+    told = (ended.last_traceback or ended.last_line or "").strip().splitlines()
+    died = f"killed by {ended.signal}" if ended.signal else f"exit code {ended.code}"
+    return RunFailed(
+        exception=told[-1] if told else died, traceback=ended.last_traceback, exit_code=ended.code, step=step
+    )
+
+
+def _must_be_resumable(book: Book, state: RunState) -> None:
+    name = state.name
+    if state.started.kind == "replay":
+        raise LedgerError(
+            f"{name} is a replay", mend=f"replay its original once more: `ledger replay {state.started.replay_of}`"
+        )
+    if state.status == "completed":
+        raise LedgerError(
+            f"{name} has completed: there is nothing to resume", mend=f"`ledger replay {name}` repeats it"
+        )
+    if state.status == "running" and book.alive(state.attempt.process):
+        process = state.attempt.process
+        raise Conflict(
+            f"{name} still trains: process {process.pid} on {process.host}",
+            mend=f"stop it first: kill {process.pid}",
+        )
+    if not Path(state.started.directory).is_dir():
+        raise LedgerError(
+            f"{name} ran in {state.started.directory}, which is gone",
+            mend=f"`ledger replay {name} --to DIR` rebuilds its code elsewhere",
+        )
+    if state.code is None:
+        raise NotReplayable(name, ("its code was not captured",))
+    if changed := changed_since(state.code, book.objects, book.hasher):
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise LedgerError(
+            f"the code has changed since {name} started ({shown}): what went on would be another run",
+            mend="restore those files, or start a new run",
+        )
+
+
+@contextmanager
+def _restored(
+    book: Book, state: RunState, attempt: int
+) -> Iterator[tuple[CheckpointWritten | None, Path, tuple[str, ...]]]:
+    """The newest whole checkpoint, fetched and verified, and why newer ones were passed over."""
+    place = book.settings.scratch / "resume" / f"{state.id}-{attempt}-{os.getpid()}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    skipped: list[str] = []
+    chosen = None
+    try:
+        for checkpoint in reversed(state.checkpoints):
+            try:
+                book.checkpoints().read(checkpoint, place)
+            except LedgerError as error:
+                if not isinstance(error, CheckpointUnavailable) and error.exit_code != 1:
+                    raise
+                skipped.append(f"{checkpoint.name}: {error}")
+            else:
+                chosen = checkpoint
+                break
+        yield chosen, place, tuple(skipped)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _verified_data(book: Book, state: RunState) -> dict[str, Path]:
+    """Where each data set lies, bit for bit as it was pinned; a copy where the place itself has changed."""
+    places = {}
+    for name, commit in state.data.items():
+        source = book.plugins.data_source_named(commit.provider, commit.uri, book.settings, book.objects)
+        place = Path(commit.path)
+        if not place.exists() or book.hasher.tree(place, follow=True).digest != commit.digest:
+            place = book.settings.scratch / "data" / commit.digest
+            if not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                source.fetch(commit, place)
+        places[name] = place
+    return places
+
+
+def _output(book: Book, directory: Path, path: Path) -> Event:
+    try:
+        return written_artifact(book, directory, path)
+    except LedgerError as error:
+        return RunAnnotated(text=f"output {path} was not kept: {error}")
+
+
+def _entry_point(request: Request) -> str | None:
+    """The first argument that names a file: what the command runs."""
+    return next((word for word in request.command if (request.directory / word).is_file()), None)
+
+
+def _inside(request: Request) -> list[Path]:
+    """Outputs that an earlier run left here: results, not code."""
+    return [request.directory / path for path in request.outputs]
+
+
+def _snapshot(uri: str, wanted: bool) -> str:
+    if wanted or not uri.startswith("file:"):
+        return uri
+    return uri + ("&" if "?" in uri else "?") + "snapshot=no"

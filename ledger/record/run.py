@@ -1,0 +1,469 @@
+"""The run: what training code holds while it trains."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback as tracebacks
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat
+
+from ledger.book import Book, open_ledger, this_process
+from ledger.codec import canonical_digest, new_id
+from ledger.errors import FencedAttempt, NotFound, UsageError
+from ledger.events import (
+    ArtifactWritten,
+    CheckpointDeleted,
+    CheckpointWritten,
+    ConfigResolved,
+    DataCommitted,
+    EnvironmentCaptured,
+    ParametersFingerprinted,
+    RunAnnotated,
+    RunCompleted,
+    RunFailed,
+    RunInterrupted,
+    RunStarted,
+    World,
+)
+from ledger.record.capture.code import capture_code
+from ledger.record.capture.environment import capture_environment
+from ledger.record.capture.interpreter import interpreter_of
+from ledger.record.capture.secrets import Redactor
+from ledger.record.writer import Writer
+from ledger.store.base import run_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import FrameType, TracebackType
+
+    from ledger.codec import Recorded
+    from ledger.events import Event
+    from ledger.hooks.ports import DataSource
+    from ledger.read.state import RunState
+    from ledger.record.capture.interpreter import Interpreter
+
+
+class Data:
+    """A data set that a run reads, at the commit that is on record."""
+
+    def __init__(self, book: Book, committed: DataCommitted) -> None:
+        self.commit = committed
+        self._book = book
+
+    def fetch(self) -> Path:
+        """A local path with the data: where they lie already, or a verified copy."""
+        if placed := os.environ.get(data_variable(self.commit.name)):
+            return Path(placed)
+        filesystem, path = self._source.open(self.commit)
+        if "file" in _protocols(filesystem):
+            return Path(path)
+        copy = self._book.settings.scratch / "data" / self.commit.digest
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            self._source.fetch(self.commit, copy)
+        return copy
+
+    def open(self) -> tuple[Any, str]:
+        """An fsspec filesystem and the path in it to stream the data from."""
+        return self._source.open(self.commit)
+
+    @property
+    def _source(self) -> DataSource:
+        provider, uri = self.commit.provider, self.commit.uri
+        return self._book.plugins.data_source_named(provider, uri, self._book.settings, self._book.objects)
+
+
+class Run:
+    """A run that is being recorded. Get one from ``start_run`` or ``current_run``.
+
+    As a context manager it also records how it ends: an exception as a failure with its traceback, Ctrl-C and
+    SIGTERM as an interruption. Used without ``with`` it ends when the interpreter does, and cannot tell
+    ``sys.exit(1)`` from success. A run that was started by `ledger run` or `ledger train` is ended by them.
+    """
+
+    def __init__(self, book: Book, state: RunState, *, attempt: int, rank: int | None, owned: bool) -> None:
+        self.id = state.id
+        self.name = state.name
+        self.attempt = attempt
+        self.rank = rank
+        self.seed = state.started.seed
+        self.config: Mapping[str, Any] = state.config
+        self.resumed_from: Path | None = None
+        """Directory with the checkpoint to go on from, fetched and verified; None at a fresh start."""
+        self.resumed_step: float | None = None
+        self._book = book
+        self._owned = owned
+        self._data = {name: Data(book, committed) for name, committed in state.data.items()}
+        self._kept = list(state.checkpoints)
+        self._last: dict[str, float] = {}
+        self._step: float | None = None
+        self._redactor = Redactor(os.environ)
+        self._writer = Writer(self._append)
+        self._ended = False
+        self._signal: str | None = None
+        if owned:
+            self._previous_sigterm = _on_sigterm(self._terminated)
+            atexit.register(self._at_exit)
+        else:
+            atexit.register(self._close)
+
+    # --- facts ------------------------------------------------------------------------------------------------
+
+    def set_config(self, config: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
+        """Record the whole configuration. Values must be what JSON and TOML can say; secrets are withheld."""
+        self._writer.append(resolved_config(config, overrides, self._redactor))
+        self.config = dict(config)
+
+    def use_data(self, name: str, uri: str, *, role: str | None = None) -> Data:
+        """Pin ``uri`` to an immutable commit and record it; in a replay, what the original pinned.
+
+        Raises ``DataUnavailable`` where the data cannot be read.
+        """
+        known = self._data.get(name)
+        if known is None:
+            committed = pin_data(self._book, name, uri, role=role)
+            self._writer.append(committed)
+            known = self._data[name] = Data(self._book, committed)
+        return known
+
+    def data(self, name: str) -> Data:
+        """A data set of this run by its name. Raises ``NotFound``."""
+        if name not in self._data:
+            raise NotFound(
+                f"{self.name} has no data set {name!r}",
+                mend=f"it has {', '.join(self._data) or 'none'}; declare it with --data {name}=URI or run.use_data",
+            )
+        return self._data[name]
+
+    def log(self, metrics: Mapping[str, SupportsFloat], step: float | None = None) -> None:
+        """Record values of metrics at ``step``; without one, at the step after the last.
+
+        Only enqueues. NaN and infinities are kept; NumPy scalars and tensors with one element are accepted.
+        Raises ``UsageError`` for what is no number.
+        """
+        if step is None:
+            step = 0 if self._step is None else int(self._step) + 1
+        values = {name: _number(name, value) for name, value in metrics.items()}
+        self._step = _number("step", step) if not isinstance(step, int) else step
+        self._last |= values
+        self._writer.log((self._step, time.time(), values))
+
+    def fingerprint(
+        self,
+        step: float,
+        parameters: str,
+        optimizer: str | None = None,
+        tensors: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record digests of the model's parameters and of the optimizer's state at ``step``."""
+        self._writer.append(
+            ParametersFingerprinted(step=step, parameters=parameters, optimizer=optimizer, tensors=dict(tensors or {}))
+        )
+
+    def checkpoint(
+        self,
+        directory: Path | str,
+        *,
+        step: float,
+        metrics: Mapping[str, SupportsFloat] | None = None,
+        name: str | None = None,
+        best: bool = False,
+        holds: Sequence[str] = (),
+    ) -> CheckpointWritten:
+        """Store a checkpoint, a directory or a single file; it is a fact once it is durable and was read back.
+
+        Everything logged before is in the log before it. Raises what the checkpoint store raises.
+        """
+        name = name or f"step-{step:g}"
+        # Attempts apart: what an earlier attempt left under this name may be half a checkpoint.
+        key = f"{self.name}/{name}" if self.attempt == 1 else f"{self.name}/attempt-{self.attempt}/{name}"
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as alone:
+            source = Path(directory)
+            if source.is_file():
+                source = Path(shutil.copy2(source, alone)).parent
+            stored = self._book.checkpoints().write(source, key)
+        written = CheckpointWritten(
+            **stored.model_dump(),
+            step=step,
+            attempt=self.attempt,
+            name=name,
+            best=best,
+            seconds=time.monotonic() - began,
+            metrics={metric: _number(metric, value) for metric, value in (metrics or {}).items()},
+            holds=tuple(holds),
+        )
+        self._writer.append(written)
+        self._kept.append(written)
+        return written
+
+    def checkpoints(self) -> list[CheckpointWritten]:
+        """Checkpoints of this run that are kept, all attempts, in the order in which they were written."""
+        return list(self._kept)
+
+    def delete_checkpoint(self, written: CheckpointWritten, reason: str) -> None:
+        """Remove a checkpoint from its store, and record that and why."""
+        self._book.checkpoints().delete(written)
+        self._writer.append(
+            CheckpointDeleted(
+                step=written.step, name=written.name, uri=written.uri, digest=written.digest, reason=reason
+            )
+        )
+        self._kept = [kept for kept in self._kept if kept.uri != written.uri]
+
+    def environment(self, **sections: Any) -> None:
+        """Add to what is recorded of the environment from inside the training process: sections of the event."""
+        self._writer.append(EnvironmentCaptured(**sections))
+
+    def artifact(self, path: Path | str) -> None:
+        """Keep a file, or a directory, that the run produced."""
+        self._writer.append(written_artifact(self._book, Path.cwd(), Path(path)))
+
+    def annotate(self, text: str, tags: Sequence[str] = ()) -> None:
+        """Say something about the run."""
+        self._writer.append(RunAnnotated(text=self._redactor.text(text), tags=tuple(tags)))
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Return when everything logged so far is in the log."""
+        self._writer.flush()
+
+    def finish(self) -> None:
+        """End the run as completed; one that a command started is only flushed, its command ends it."""
+        self._end(RunCompleted(step=self._step, metrics=self._last) if self._owned else None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish_with(error)
+
+    def _finish_with(self, error: BaseException | None) -> None:
+        """End the run as ``error``, or its absence, tells."""
+        succeeded = error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
+        interruption = self._signal or ("SIGINT" if isinstance(error, KeyboardInterrupt) else None)
+        if isinstance(error, FencedAttempt):
+            self._ended = True  # another attempt has the run now: there is nothing left for this one to say
+        elif interruption:
+            self._end(RunInterrupted(signal=interruption, step=self._step) if self._owned else None)
+        elif succeeded:
+            self.finish()
+        else:
+            assert error is not None  # noqa: S101 - mypy cannot see it through `succeeded`
+            # Under a command as well: the process that fails knows why, its parent sees only an exit code.
+            self._end(failure(error, self._step, self._redactor) if _is_failure(error) or self._owned else None)
+
+    def _end(self, event: Event | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if event is not None:
+            self._writer.append(event)
+        self._close()
+
+    def _close(self) -> None:
+        self._writer.close()
+        if self._owned:
+            with suppress(ValueError):  # not the main thread: no handler was installed either
+                signal.signal(signal.SIGTERM, self._previous_sigterm)
+
+    def _at_exit(self) -> None:
+        # Reached with the run still open only where it was used without `with`.
+        if not self._ended:
+            self._finish_with(getattr(sys, "last_value", None))
+
+    def _terminated(self, number: int, frame: FrameType | None) -> None:
+        self._signal = signal.Signals(number).name
+        raise SystemExit(128 + number)
+
+    def _append(self, events: Sequence[Event]) -> list[Recorded]:
+        return self._book.append(self.id, *events, writer="run", rank=self.rank, attempt=self.attempt)
+
+
+def start_run(
+    config: Mapping[str, Any] | None = None,
+    *,
+    seed: int | None = None,
+    tags: Sequence[str] = (),
+    project: str | None = None,
+    book: Book | None = None,
+) -> Run:
+    """Start a run in this process and capture what it runs with; inside a recorded command, join its run.
+
+    Raises ``StoreUnavailable`` where the log cannot be written: a run that cannot be recorded does not start.
+    """
+    if "LEDGER_RUN" in os.environ:
+        run = current_run(book=book)
+    else:
+        run = _own_run(book or open_ledger(), seed=seed, tags=tags, project=project)
+    if config is not None and not (run.config and dict(config) == dict(run.config)):
+        run.set_config(config)
+    return run
+
+
+def current_run(*, book: Book | None = None) -> Run:
+    """The run of the recorded command that this process belongs to.
+
+    Raises ``UsageError`` outside of `ledger run`, `ledger train`, `ledger resume` and `ledger replay`.
+    """
+    try:
+        run_id, attempt = os.environ["LEDGER_RUN"], int(os.environ.get("LEDGER_ATTEMPT", "1"))
+    except KeyError:
+        raise UsageError(
+            "no run is being recorded in this process",
+            mend="start it with `ledger run -- COMMAND`, or call ledger.start_run()",
+        ) from None
+    book = book or open_ledger()
+    rank = os.environ.get("RANK")
+    run = Run(book, book.run(run_id), attempt=attempt, rank=None if rank is None else int(rank), owned=False)
+    if resumed := os.environ.get("LEDGER_RESUME_FROM"):
+        run.resumed_from = Path(resumed)
+        run.resumed_step = float(os.environ["LEDGER_RESUME_STEP"])
+    return run
+
+
+def begin(book: Book, started: RunStarted, run_id: str, *facts: Event) -> list[Recorded]:
+    """Append the first events of a run's stream, all or none."""
+    return book.append(run_id, started, *facts, attempt=1)
+
+
+def new_run(book: Book) -> tuple[str, str]:
+    """UUID and name of a run that is about to start."""
+    run_id = new_id()
+    return run_id, book.store.name_run(run_stream(run_id))
+
+
+def _own_run(book: Book, *, seed: int | None, tags: Sequence[str], project: str | None) -> Run:
+    run_id, name = new_run(book)
+    redactor = Redactor(os.environ)
+    command = redactor.argv(sys.orig_argv)
+    started = RunStarted(
+        name=name,
+        kind="command",
+        invocation=command,
+        command=command,
+        world=World(),
+        directory=str(Path.cwd()),
+        seed=seed,
+        tags=tuple(tags),
+        project=project or book.settings.project,
+        user=book.settings.user,
+        process=this_process(),
+    )
+    begin(book, started, run_id, *capture(book, Path.cwd(), entry_point=sys.argv[0] or None, command=command))
+    return Run(book, book.run(run_id), attempt=1, rank=None, owned=True)
+
+
+def capture(
+    book: Book,
+    directory: Path,
+    *,
+    command: Sequence[str],
+    entry_point: str | None = None,
+    exclude: Sequence[Path] = (),
+) -> list[Event]:
+    """Code and environment as they are now. ``exclude`` names data that is pinned on its own."""
+    settings = book.settings
+    interpreter = interpreter_of(command, directory=directory)
+    code = capture_code(
+        directory,
+        book.objects,
+        book.hasher,
+        limit_bytes=settings.code_limit_mb * 10**6,
+        exclude=[*settings.places(), *exclude],
+        entry_point=entry_point,
+        interpreter=interpreter,
+    )
+    return [code, environment(book, interpreter)]
+
+
+def environment(book: Book, interpreter: Interpreter) -> EnvironmentCaptured:
+    """What a command under ``interpreter`` would run on if it were started now."""
+    sections, failures = book.plugins.environment()
+    return capture_environment(sections, failures, book.objects, interpreter=interpreter)
+
+
+def resolved_config(config: Mapping[str, Any], overrides: Sequence[str], redactor: Redactor) -> ConfigResolved:
+    """The configuration as it goes on record, its secrets withheld."""
+    clean, withheld = redactor.config(config)
+    try:
+        digest = canonical_digest(clean)
+    except TypeError as error:
+        raise UsageError(
+            f"the configuration cannot be recorded: {error}", mend="use numbers, text, lists and tables"
+        ) from error
+    return ConfigResolved(config=clean, overrides=redactor.argv(overrides), digest=digest, withheld=withheld)
+
+
+def pin_data(book: Book, name: str, uri: str, *, role: str | None = None) -> DataCommitted:
+    """``uri`` at the immutable commit that it means now."""
+    source = book.plugins.data_source(uri, book.settings, book.objects)
+    commit = source.pin(uri)
+    return DataCommitted(
+        **commit.model_dump(), name=name, role=role or name, provider=source.name, provider_version=source.version
+    )
+
+
+def data_variable(name: str) -> str:
+    """The environment variable that tells a command where the data set ``name`` lies."""
+    return "LEDGER_DATA_" + re.sub(r"\W", "_", name).upper()
+
+
+def written_artifact(book: Book, directory: Path, path: Path) -> ArtifactWritten:
+    """Keep ``path``, relative to ``directory`` or absolute, as an object. Raises ``NotFound``."""
+    place = directory / path
+    if not place.exists():
+        raise NotFound(f"{path} does not exist", mend="name a file or directory that the run writes")
+    manifest = book.hasher.tree(place)
+    book.objects.put_tree(place, manifest)
+    with suppress(ValueError):
+        path = place.relative_to(directory)
+    return ArtifactWritten(path=path.as_posix(), digest=manifest.digest, bytes=manifest.bytes)
+
+
+def failure(error: BaseException, step: float | None, redactor: Redactor) -> RunFailed:
+    """What is recorded of an exception that ended a run."""
+    code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+    told = redactor.text("".join(tracebacks.format_exception(error)))
+    summary = redactor.text("".join(tracebacks.format_exception_only(error)).strip())
+    return RunFailed(exception=summary, traceback=told, exit_code=code, step=step)
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether a process that a command started should report this itself; an exit code its parent sees as well."""
+    return not isinstance(error, SystemExit)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        # .item() first: float() of a tensor with requires_grad warns.
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"metric {name!r} is {type(value).__name__}, not a number: {error}", mend="log one number for each metric"
+        ) from error
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    return (filesystem.protocol,) if isinstance(filesystem.protocol, str) else tuple(filesystem.protocol)
+
+
+def _on_sigterm(handler: Any) -> Any:
+    """Install ``handler`` for SIGTERM unless the program has one of its own; what was there before."""
+    with suppress(ValueError):  # signals can be set in the main thread only
+        before = signal.getsignal(signal.SIGTERM)
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, handler)
+        return before
+    return signal.SIG_DFL

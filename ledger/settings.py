@@ -1,0 +1,160 @@
+"""Where a ledger lives and how it behaves: ledger.toml, then the environment, then the command line.
+
+Read once and passed in; nothing in Ledger looks at the environment again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+from ledger.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FILE: Final = "ledger.toml"
+FOLDER: Final = ".ledger"
+DATABASE: Final = "ledger.db"
+
+_SQLITE: Final = "sqlite:///"
+_URL: Final = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One ledger's settings. URLs are absolute: a process in another directory means the same places."""
+
+    url: str
+    """The log: ``sqlite:////abs/ledger.db``, ``memory:`` or, for teams, a PostgreSQL URL."""
+    objects: str
+    """The content-addressed objects: any fsspec URL."""
+    checkpoints: str
+    """Where checkpoints go: any URL that a checkpoint store answers to."""
+    scratch: Path
+    """Local directory for hash caches, consoles being written and rebuilt workspaces."""
+    project: str | None = None
+    user: str | None = None
+    code_limit_mb: int = 200
+    """Largest working tree that is captured, in 10^6 bytes; what does not fit is named, never dropped in silence."""
+    plugins: tuple[str, ...] | None = None
+    """Third-party plugins to load by name; None loads all that are installed."""
+    plugin_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The tables ``[plugin.NAME]`` of ledger.toml."""
+
+    def places(self) -> list[Path]:
+        """Local files and directories that are the ledger itself: never part of a run's code."""
+        urls = [u for u in (self.objects, self.checkpoints) if u.startswith("file://")]
+        found = [self.scratch, *(Path(unquote(u.removeprefix("file://"))) for u in urls)]
+        if self.url.startswith(_SQLITE):
+            database = Path(self.url.removeprefix(_SQLITE))
+            found += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+            found += [database.parent] if database.parent.name == FOLDER else []
+        return found
+
+    def environ(self) -> dict[str, str]:
+        """Variables under which a child process finds this very ledger."""
+        return {
+            "LEDGER_URL": self.url,
+            "LEDGER_OBJECTS": self.objects,
+            "LEDGER_CHECKPOINTS": self.checkpoints,
+            "LEDGER_SCRATCH": str(self.scratch),
+        } | ({"LEDGER_PLUGINS": ",".join(self.plugins)} if self.plugins is not None else {})
+
+
+def find_settings(
+    url: str | None = None, *, start: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Settings for the ledger that ``url`` names or, without one, that is found from ``start``.
+
+    ``url`` (or LEDGER_URL) is a database URL or the path of a directory. Otherwise ledger.toml is looked for in
+    ``start`` (default: the working directory) and upward; without one the ledger is ``.ledger/`` in ``start``.
+    Raises ``InvalidSettings`` naming the file and key.
+    """
+    environ = os.environ if environ is None else environ
+    start = (start or Path.cwd()).absolute()
+    file = next((d / FILE for d in (start, *start.parents) if (d / FILE).is_file()), None)
+    table = _read(file) if file else {}
+    base = file.parent if file else start
+
+    ledger = table.get("ledger", {})
+    asked = url or environ.get("LEDGER_URL")
+    log, home = _locate(asked, start) if asked else _locate(ledger.get("url", FOLDER), base)
+    if home is None:
+        home = base / FOLDER
+    objects = environ.get("LEDGER_OBJECTS") or (None if asked else _absolute(ledger.get("objects"), base))
+    checkpoints = environ.get("LEDGER_CHECKPOINTS") or _absolute(ledger.get("checkpoints"), base)
+    scratch = environ.get("LEDGER_SCRATCH")
+    names = environ.get("LEDGER_PLUGINS")
+    return Settings(
+        url=log,
+        objects=objects or (home / "objects").as_uri(),
+        checkpoints=checkpoints or (home / "checkpoints").as_uri(),
+        scratch=Path(scratch) if scratch else home / "scratch",
+        project=ledger.get("project"),
+        user=environ.get("LEDGER_USER") or environ.get("USER") or environ.get("LOGNAME"),
+        code_limit_mb=table.get("capture", {}).get("code_limit_mb", Settings.code_limit_mb),
+        plugins=None if names is None else tuple(n.strip() for n in names.split(",") if n.strip()),
+        plugin_settings=table.get("plugin", {}),
+    )
+
+
+def in_memory(scratch: Path) -> Settings:
+    """Settings of a ledger that is gone when the process ends, its objects under ``scratch``."""
+    return Settings(
+        url="memory:",
+        objects=(scratch / "objects").as_uri(),
+        checkpoints=(scratch / "checkpoints").as_uri(),
+        scratch=scratch,
+    )
+
+
+def _locate(url: str, base: Path) -> tuple[str, Path | None]:
+    """The log's absolute URL, and the directory that is the embedded ledger's home, if it has one."""
+    if not _URL.match(url):
+        home = (base / url).absolute()
+        return f"sqlite:///{home / DATABASE}", home
+    if url.startswith(_SQLITE):
+        database = (base / url.removeprefix(_SQLITE)).absolute()
+        return f"sqlite:///{database}", database.parent
+    return url, None
+
+
+def _absolute(url: str | None, base: Path) -> str | None:
+    return url if url is None or _URL.match(url) else (base / url).absolute().as_uri()
+
+
+_KEYS: Final[dict[str, dict[str, type]]] = {
+    "ledger": {"url": str, "objects": str, "checkpoints": str, "project": str},
+    "capture": {"code_limit_mb": int},
+}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSettings(
+            f"{file}: {error}", mend="`ledger init` in a new directory writes one to compare with"
+        ) from error
+    for section, content in table.items():
+        if section == "plugin":
+            continue
+        known = _KEYS.get(section)
+        if known is None or not isinstance(content, dict):
+            raise InvalidSettings(
+                f"{file}: [{section}] is not a section", mend=f"sections are {', '.join(_KEYS)}, plugin.NAME"
+            )
+        for key, value in content.items():
+            if key not in known:
+                raise InvalidSettings(
+                    f"{file}: {section}.{key} is not a setting", mend=f"settings of [{section}] are {', '.join(known)}"
+                )
+            if type(value) is not known[key]:
+                raise InvalidSettings(f"{file}: {section}.{key} is {value!r}, not {known[key].__name__}")
+    return table

@@ -1,0 +1,81 @@
+"""The append-only log: the port that every store implements.
+
+The words are message-db's and KurrentDB's: a *stream* has gapless *positions*, the log as a whole has
+*global positions*, a writer may state the *expected version* of a stream: the position of its last event, -1
+for a stream that does not exist yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from ledger.codec import Draft, Recorded
+
+ANY: Final = -2
+"""Append wherever the stream stands."""
+NO_STREAM: Final = -1
+"""Append only if the stream does not exist yet."""
+_RUN: Final = "run-"
+
+
+def run_stream(run_id: str) -> str:
+    """The stream of the run with this UUID."""
+    return _RUN + run_id
+
+
+def run_id(stream: str) -> str:
+    """The UUID of the run with this stream."""
+    return stream.removeprefix(_RUN)
+
+
+class EventStore(Protocol):
+    """An append-only log. Any thread may call any method; other processes may hold the same log."""
+
+    def append(self, stream: str, drafts: Sequence[Draft], *, expected_version: int = ANY) -> list[Recorded]:
+        """Append all of ``drafts``, or none; durable when it returns.
+
+        Appends are serialised over the whole log, so global positions become visible in order and a reader
+        that tails the log misses nothing. Drafts whose ``event_id`` the stream already holds are returned
+        as they are stored, and nothing is appended twice; so a writer that does not know whether an append
+        arrived repeats it.
+
+        Where all of them are stored, neither version nor attempt is looked at: the append did happen.
+
+        Raises ``ConcurrentAppend`` where the stream is not at ``expected_version``, ``FencedAttempt`` where
+        a new draft carries an attempt older than one that the stream has seen, ``Conflict`` where another
+        stream holds an ``event_id``, ``StoreUnavailable`` where the log cannot be written.
+        """
+
+    def read(self, stream: str, *, after: int = -1, limit: int | None = None) -> Iterator[Recorded]:
+        """Events of one stream with a position above ``after``, in order. A stream nobody wrote is empty."""
+
+    def read_all(
+        self, *, after: int = 0, limit: int | None = None, types: Collection[str] | None = None
+    ) -> Iterator[Recorded]:
+        """Events of all streams with a global position above ``after``, in order; only ``types`` if given."""
+
+    def subscribe(self, *, after: int = 0, stream: str | None = None, poll: float = 0.1) -> Iterator[Recorded | None]:
+        """Events above ``after`` as they are committed, for ever; None whenever it has caught up.
+
+        ``poll`` is the longest time in seconds between two looks at the log. The caller ends it by closing
+        the iterator.
+        """
+
+    def name_run(self, stream: str) -> str:
+        """The name of the run with this stream: the ``run-<n>`` it has, or the next number, never reused."""
+
+    def find_streams(self, reference: str) -> list[str]:
+        """Streams of the runs that ``reference`` may mean, sorted; none where it means none.
+
+        It is a name (``run-42``), a stream, a UUID or at least four characters that one begins with, or
+        ``latest``: of the runs with events, the one that was named last.
+        """
+
+    def head(self, stream: str) -> tuple[int, str]:
+        """Version of a stream and digest of its last event; ``(-1, GENESIS)`` for one that nobody wrote."""
+
+    def close(self) -> None:
+        """Let go of files and connections; calling it twice is fine."""

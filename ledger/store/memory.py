@@ -1,0 +1,109 @@
+"""The log in memory: the reference that other stores are compared with, gone when the process ends."""
+
+from __future__ import annotations
+
+from itertools import islice
+from threading import Condition
+from typing import TYPE_CHECKING
+
+from ledger.codec import GENESIS
+from ledger.store.base import ANY, NO_STREAM
+from ledger.store.head import Head, foreign_event, utc_now
+from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from ledger.codec import Codec, Draft, Recorded
+
+
+class MemoryStore:
+    """An ``EventStore`` in this process's memory; a forked child goes on with a copy of its own."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._log: list[Recorded] = []
+        self._streams: dict[str, list[Recorded]] = {}
+        self._heads: dict[str, Head] = {}
+        self._by_id: dict[str, Recorded] = {}
+        self._named: list[str] = []
+        self._changed = Condition()
+
+    def append(self, stream: str, drafts: Sequence[Draft], *, expected_version: int = ANY) -> list[Recorded]:
+        """See ``EventStore.append``."""
+        with self._changed:
+            new = {d.event_id: d for d in drafts if not self._holds(stream, d.event_id)}
+            if new:
+                head = self._heads.get(stream, Head(stream))
+                head.require(expected_version)
+                links, self._heads[stream] = head.extend(new.values(), utc_now())
+                self._add(
+                    stream,
+                    [link.recorded(len(self._log) + n, self._codec) for n, link in enumerate(links, 1)],
+                )
+            return [self._by_id[draft.event_id] for draft in drafts]
+
+    def read(self, stream: str, *, after: int = -1, limit: int | None = None) -> Iterator[Recorded]:
+        """See ``EventStore.read``."""
+        with self._changed:
+            events = self._streams.get(stream, [])[after + 1 :]
+        return islice(events, limit)
+
+    def read_all(
+        self, *, after: int = 0, limit: int | None = None, types: Collection[str] | None = None
+    ) -> Iterator[Recorded]:
+        """See ``EventStore.read_all``."""
+        with self._changed:
+            events = self._log[after:]
+        return islice((e for e in events if types is None or e.type in types), limit)
+
+    def subscribe(self, *, after: int = 0, stream: str | None = None, poll: float = 0.1) -> Iterator[Recorded | None]:
+        """See ``EventStore.subscribe``."""
+        while True:
+            for event in self.read_all(after=after):
+                after = event.global_position
+                if stream in (None, event.stream):
+                    yield event
+            yield None
+            with self._changed:
+                if len(self._log) == after:
+                    self._changed.wait(poll)
+
+    def name_run(self, stream: str) -> str:
+        """See ``EventStore.name_run``."""
+        with self._changed:
+            if stream not in self._named:
+                self._named.append(stream)
+            return run_name(self._named.index(stream) + 1)
+
+    def find_streams(self, reference: str) -> list[str]:
+        """See ``EventStore.find_streams``."""
+        with self._changed:
+            if reference == LATEST:
+                return [s for s in self._named if s in self._streams][-1:]
+            if (number := as_number(reference)) is not None:
+                return self._named[number - 1 : number]
+            if (prefix := as_stream_prefix(reference)) is not None:
+                return sorted(s for s in {*self._named, *self._streams} if s.startswith(prefix))
+            return []
+
+    def head(self, stream: str) -> tuple[int, str]:
+        """See ``EventStore.head``."""
+        with self._changed:
+            head = self._heads.get(stream)
+            return (head.version, head.digest) if head else (NO_STREAM, GENESIS)
+
+    def close(self) -> None:
+        """See ``EventStore.close``."""
+
+    def _holds(self, stream: str, event_id: str) -> bool:
+        stored = self._by_id.get(event_id)
+        if stored and stored.stream != stream:
+            raise foreign_event(event_id, stored.stream, stream)
+        return stored is not None
+
+    def _add(self, stream: str, events: list[Recorded]) -> None:
+        self._log.extend(events)
+        self._streams.setdefault(stream, []).extend(events)
+        self._by_id.update((event.event_id, event) for event in events)
+        self._changed.notify_all()

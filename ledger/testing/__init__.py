@@ -1,0 +1,1 @@
+"""The conformance kit: one ``Base…Tests`` class for each port. Subclass it, provide the fixture, run pytest."""

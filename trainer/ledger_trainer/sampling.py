@@ -1,0 +1,65 @@
+"""Which samples a step reads: a pure function of seed, step, rank and world.
+
+There is no loader and so no position to save: an epoch is a permutation that can be asked for any of its
+places alone. It is a Feistel network over the smallest square domain, walked until it falls into range (Black
+and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"), in integer arithmetic of our own: NumPy promises
+its random streams for no other version of NumPy (NEP 19), and an audit may run under one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Indices = NDArray[np.uint64]
+
+ROUNDS: Final = 8
+
+
+def step_places(seed: int, step: int, batch: int, total: int) -> Indices:
+    """Places in the data of the samples that ``step``, counted from 1, reads.
+
+    Epoch follows epoch without a gap.
+    """
+    positions = np.arange((step - 1) * batch, step * batch, dtype=np.uint64)
+    epochs = positions // np.uint64(total)
+    places = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        places[here] = permute(positions[here] % np.uint64(total), total, f"{seed}/{epoch}")
+    return places
+
+
+def share(places: Indices, *, rank: int, world: int, accumulation: int) -> Indices:
+    """One rank's share of a step, an array of [accumulation, samples]."""
+    return places.reshape(accumulation, world, -1)[:, rank]
+
+
+def permute(index: Indices, size: int, key: str) -> Indices:
+    """Where the permutation of ``range(size)`` that belongs to ``key`` takes each of ``index``."""
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    keys = np.frombuffer(hashlib.sha512(key.encode()).digest(), dtype="<u8", count=ROUNDS).astype(np.uint64)
+    result = _feistel(index, half, keys)
+    while (outside := result >= size).any():
+        result[outside] = _feistel(result[outside], half, keys)
+    return result
+
+
+def _feistel(index: Indices, half: np.uint64, keys: Indices) -> Indices:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = index >> half, index & mask
+    for key in keys:
+        left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << half) | right
+
+
+def _mix(x: Indices) -> Indices:
+    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
