@@ -168,3 +168,5 @@ class Launch:
     command: tuple[str, ...]
     directory: Path
     environ: Mapping[str, str]
+    without: tuple[str, ...] = ()
+    """Variables of this process that the command must not see: a replay's original did not have them."""

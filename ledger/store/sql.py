@@ -48,7 +48,7 @@ class SqlStore:
         if not drafts:
             return []
         with self._database.writing() as connection:
-            events = self._stored(connection, stream, [draft.event_id for draft in drafts])
+            events = self._stored(connection, stream, drafts)
             new = {draft.event_id: draft for draft in drafts if draft.event_id not in events}
             if new:
                 head = _head(connection, stream)
@@ -144,16 +144,18 @@ class SqlStore:
                 return
             left = None if left is None else left - size
 
-    def _stored(self, connection: Connection, stream: str, event_ids: list[str]) -> dict[str, Recorded]:
-        """Those of the events that the stream holds already."""
-        found = {}
-        for start in range(0, len(event_ids), _IDS):
-            some = event_ids[start : start + _IDS]
+    def _stored(self, connection: Connection, stream: str, drafts: Sequence[Draft]) -> dict[str, Recorded]:
+        """Those of the drafts that the stream holds already."""
+        found: dict[str, Recorded] = {}
+        for start in range(0, len(drafts), _IDS):
+            some = [draft.event_id for draft in drafts[start : start + _IDS]]
             for row in connection.execute(select(EVENT).where(EVENT.c.event_id.in_(some))):
                 event = self._recorded(row)
-                if event.stream != stream:
-                    raise foreign_event(event.event_id, event.stream, stream)
                 found[event.event_id] = event
+        for draft in drafts:
+            held = found.get(draft.event_id)
+            if held and held.stream != stream:
+                raise foreign_event(held.event_id, held.stream, stream)
         return found
 
     def _insert(self, connection: Connection, links: list[Link]) -> dict[str, Recorded]:
