@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,7 @@ from ledger.objects.hashing import Hasher
 from ledger.read.catalogue import LINEAGE_TYPES, TYPES, RunSummary, summarise
 from ledger.read.lineage import Origin, origins
 from ledger.read.state import RunState, fold
-from ledger.settings import Settings, find_settings
+from ledger.settings import FOLDER, Settings, find_settings
 from ledger.store import open_store
 from ledger.store.base import ANY, run_id, run_stream
 
@@ -164,7 +165,17 @@ def open_ledger(url: str | None = None, *, settings: Settings | None = None, plu
     settings = settings or find_settings(url)
     plugins = plugins or load_plugins(settings)
     codec = Codec(plugins.event_types())
-    return Book(settings, open_store(settings.url, codec), plugins, codec)
+    book = Book(settings, open_store(settings.url, codec), plugins, codec)
+    _hide_from_git(settings)
+    return book
+
+
+def _hide_from_git(settings: Settings) -> None:
+    """Keep an embedded ledger's folder out of the user's `git status`, where that can be."""
+    ignore = settings.scratch.parent / ".gitignore"
+    if ignore.parent.name == FOLDER and ignore.parent.is_dir() and not ignore.exists():
+        with suppress(OSError):  # a ledger that may only be read is read
+            ignore.write_text("*\n")
 
 
 def this_process() -> Process:

@@ -73,9 +73,7 @@ class Policy:
         """The checkpoint that was written for the best value so far; of equal ones the first."""
         best: CheckpointWritten | None = None
         for checkpoint in written:
-            if checkpoint.best and (
-                best is None or self.improves(self._value(checkpoint), self._value(best))
-            ):
+            if checkpoint.best and (best is None or self.improves(self._value(checkpoint), self._value(best))):
                 best = checkpoint
         return best
 
@@ -87,9 +85,7 @@ class Policy:
         gone = [Superseded(c, f"keep_last = {self.keep_last}") for c in surplus]
         if best is not None:
             gone += [
-                Superseded(c, f"{best.name} has a better {self.best}")
-                for c in written
-                if c.best and c is not best
+                Superseded(c, f"{best.name} has a better {self.best}") for c in written if c.best and c is not best
             ]
         return [s for s in gone if s.checkpoint is not written[-1]]
 

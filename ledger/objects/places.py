@@ -112,9 +112,7 @@ class RemotePlace:
                 f"{self.label} is no place for objects: {error}", mend="give a path or an fsspec URL"
             ) from error
         except ImportError as error:
-            raise StoreUnavailable(
-                f"{self.label} cannot be opened: {error}", mend="install that library"
-            ) from error
+            raise StoreUnavailable(f"{self.label} cannot be opened: {error}", mend="install that library") from error
         self._root = root.rstrip("/")
 
     def size(self, key: str) -> int | None:

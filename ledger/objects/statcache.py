@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 RACY_SECONDS: Final = 2.0
 """Coarsest time stamp of a file system in use (FAT's)."""
 
-_COLUMNS: Final = (
-    "path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, digest TEXT"
-)
+_COLUMNS: Final = "path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, digest TEXT"
 
 
 def identity(stat: os.stat_result) -> tuple[int, int, int, int]:
@@ -59,9 +57,7 @@ class StatCache:
             return
         try:
             with self._connection:
-                self._connection.executemany(
-                    "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", self._added
-                )
+                self._connection.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", self._added)
         except sqlite3.Error as failure:
             self._give_up(failure)
         if self._connection is not None:

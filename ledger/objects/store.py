@@ -148,9 +148,7 @@ class ObjectStore:
 
     def _copy(self, digest: str, path: str, mode: Mode) -> None:
         permissions = 0o777 if mode == "executable" else 0o666  # less the user's umask
-        with open(
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions), "wb", buffering=0
-        ) as target:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions), "wb", buffering=0) as target:
             for chunk in self._content(digest):
                 target.write(chunk)
 
@@ -213,9 +211,7 @@ class ObjectStore:
 
 def _key(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
-        raise UsageError(
-            f"{digest!r} is no SHA-256 digest", mend="a digest is 64 hexadecimal characters in lower case"
-        )
+        raise UsageError(f"{digest!r} is no SHA-256 digest", mend="a digest is 64 hexadecimal characters in lower case")
     return f"{digest[:2]}/{digest[2:]}"
 
 
@@ -261,9 +257,7 @@ def _appearing(dest: Path) -> Iterator[Path]:
         yield temporary
         temporary.rename(dest)
     except OSError as error:
-        raise Unavailable(
-            f"cannot write {dest}: {error.strerror}", mend="check permissions and space there"
-        ) from error
+        raise Unavailable(f"cannot write {dest}: {error.strerror}", mend="check permissions and space there") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -155,21 +155,22 @@ def begin_replay(
     original: RunState,
     *,
     invocation: Sequence[str],
-    command: Sequence[str],
-    directory: Path,
+    launch: Launch,
     code: CodeCaptured,
     config: ConfigResolved | None,
     data: Sequence[DataCommitted],
 ) -> Started:
     """Start the run that replays ``original``: the same facts under a new name, and the environment of now."""
+    environ = _seen(os.environ, launch)
+    interpreter = interpreter_of(launch.command, directory=launch.directory, environ=environ)
     run_id, name = new_run(book)
     started = original.started.model_copy(
         update={
             "name": name,
             "kind": "replay",
             "invocation": Redactor(os.environ).argv(invocation),
-            "command": tuple(command),
-            "directory": str(directory),
+            "command": launch.command,
+            "directory": str(launch.directory),
             "replay_of": original.id,
             "tags": (),
             "project": book.settings.project,
@@ -177,7 +178,7 @@ def begin_replay(
             "process": this_process(),
         }
     )
-    now = environment(book, interpreter_of(command, directory=directory))
+    now = environment(book, interpreter, environ)
     facts: list[Event] = [code, now, *data, *([config] if config else [])]
     begin(book, started, run_id, *facts)
     return Started(run_id, name)
@@ -238,9 +239,9 @@ def carry_out(
 ) -> Outcome:
     """Launch a run's command, watch it, keep what it printed and wrote, and record how it ended."""
     redactor = Redactor(os.environ)
-    base = {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_RESUME_")}
     identity = {"LEDGER_RUN": run.run_id, "LEDGER_ATTEMPT": str(run.attempt), "PYTHONUNBUFFERED": "1"}
-    whole = replace(launch, environ={**base, **book.settings.environ(), **identity, **launch.environ})
+    base = {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_RESUME_")}
+    whole = replace(launch, environ=_seen({**base, **book.settings.environ(), **identity}, launch))
     argv = book.plugins.launch(whole, world)
     spool = book.settings.scratch / "consoles" / f"{run.run_id}-{run.attempt}.txt"
     spool.parent.mkdir(parents=True, exist_ok=True)
@@ -263,6 +264,11 @@ def carry_out(
 def data_places(places: Mapping[str, Path]) -> dict[str, str]:
     """Environment variables that tell a command where its data sets lie."""
     return {data_variable(name): str(path) for name, path in places.items()}
+
+
+def _seen(environ: Mapping[str, str], launch: Launch) -> dict[str, str]:
+    """The variables that a launched command sees, of those of this process and its own."""
+    return {name: value for name, value in environ.items() if name not in launch.without} | dict(launch.environ)
 
 
 class _Watching:
@@ -398,8 +404,10 @@ def _output(book: Book, directory: Path, path: Path) -> Event:
 
 
 def _entry_point(request: Request) -> str | None:
-    """The first argument that names a file: what the command runs."""
-    return next((word for word in request.command if (request.directory / word).is_file()), None)
+    """The first word of the command that names a file of the user's: not an interpreter by its absolute path."""
+    program, *arguments = request.command
+    words = arguments if Path(program).is_absolute() else request.command
+    return next((word for word in words if (request.directory / word).is_file()), None)
 
 
 def _inside(request: Request) -> list[Path]:

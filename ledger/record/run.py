@@ -388,10 +388,10 @@ def capture(
     return [code, environment(book, interpreter)]
 
 
-def environment(book: Book, interpreter: Interpreter) -> EnvironmentCaptured:
-    """What a command under ``interpreter`` would run on if it were started now."""
+def environment(book: Book, interpreter: Interpreter, environ: Mapping[str, str] | None = None) -> EnvironmentCaptured:
+    """What a command under ``interpreter`` would run on if it were started now, with ``environ`` or this process's."""
     sections, failures = book.plugins.environment()
-    return capture_environment(sections, failures, book.objects, interpreter=interpreter)
+    return capture_environment(sections, failures, book.objects, environ=environ, interpreter=interpreter)
 
 
 def resolved_config(config: Mapping[str, Any], overrides: Sequence[str], redactor: Redactor) -> ConfigResolved:

@@ -50,9 +50,7 @@ class BaseCheckpointStoreTests:
 
     def test_says_what_it_stored(self, store: CheckpointStore, tmp_path: Path) -> None:
         stored = store.write(_directory(tmp_path / "out", _FILES), "run-1/step-10")
-        assert {file.path: file.bytes for file in stored.files} == {
-            name: len(_FILES[name]) for name in _FILES
-        }
+        assert {file.path: file.bytes for file in stored.files} == {name: len(_FILES[name]) for name in _FILES}
         assert stored.bytes == sum(map(len, _FILES.values()))
         assert stored.stored_bytes > 0
         assert len(stored.digest) == 64
@@ -89,9 +87,7 @@ class BaseCheckpointStoreTests:
 
     def test_lists_by_key_and_prefix(self, store: CheckpointStore, tmp_path: Path) -> None:
         keys = ["run-1/step-10", "run-1/step-20", "run-10/step-10", "single"]
-        written = [
-            store.write(_directory(tmp_path / str(i), {"i": bytes([i])}), k) for i, k in enumerate(keys)
-        ]
+        written = [store.write(_directory(tmp_path / str(i), {"i": bytes([i])}), k) for i, k in enumerate(keys)]
         assert list(store.list("")) == written
         assert list(store.list("run-1")) == list(store.list("run-1/")) == written[:2]
         assert list(store.list("run-1/step-20")) == [written[1]]
@@ -120,9 +116,7 @@ class BaseCheckpointStoreTests:
         assert list(store.list("")) == [new]
         store.read(new, tmp_path / "back")
 
-    @pytest.mark.parametrize(
-        "key", ["", ".", "..", "../x", "a/../../x", "/abs", "a//b", "a/", "a\\b", "a\0b", "a\nb"]
-    )
+    @pytest.mark.parametrize("key", ["", ".", "..", "../x", "a/../../x", "/abs", "a//b", "a/", "a\\b", "a\0b", "a\nb"])
     def test_refuses_unsafe_keys(self, store: CheckpointStore, tmp_path: Path, key: str) -> None:
         with pytest.raises(UsageError) as caught:
             store.write(_directory(tmp_path / "out", _FILES), key)
@@ -203,9 +197,7 @@ def _directory(path: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def _content(root: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def _raises(

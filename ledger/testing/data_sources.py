@@ -120,9 +120,7 @@ class BaseDataSourceTests:
             source.fetch(commit, taken)
         assert _content(taken) == {"mine": b"precious"}
 
-    def test_open_reads_in_place(
-        self, source: DataSource, publish: Callable[[Path], str], tree: Path
-    ) -> None:
+    def test_open_reads_in_place(self, source: DataSource, publish: Callable[[Path], str], tree: Path) -> None:
         filesystem, path = source.open(source.pin(publish(tree)))
         assert filesystem.cat_file(f"{path}/sub/b.bin") == _AWKWARD["sub/b.bin"]
 
@@ -212,9 +210,7 @@ def _change(tree: Path, kind: str) -> tuple[str, ...]:
 
 
 def _content(root: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def _raises_with_mend(kind: type[LedgerError], call: Callable[[], DataCommit]) -> None:

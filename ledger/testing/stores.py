@@ -56,9 +56,7 @@ def chained(events: list[Recorded]) -> bool:
     """Whether a whole stream's digests are right, computed here from the words of the contract alone."""
     previous = "0" * 64
     for position, event in enumerate(events):
-        metadata = json.dumps(
-            asdict(event.metadata), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        metadata = json.dumps(asdict(event.metadata), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         row = (
             f'{{"event_id":{json.dumps(event.event_id)},"metadata":{metadata},"payload":{event.payload.decode()},'
             f'"position":{position},"recorded_at":"{event.recorded_at}","schema_version":{event.schema_version},'
@@ -303,9 +301,7 @@ class BaseEventStoreTests:
 
     # --- many at once
 
-    def test_concurrent_writers_lose_nothing_and_a_tailing_reader_misses_nothing(
-        self, store: EventStore
-    ) -> None:
+    def test_concurrent_writers_lose_nothing_and_a_tailing_reader_misses_nothing(self, store: EventStore) -> None:
         shared, own, rounds = stream(), [stream() for _ in range(4)], 25
         expected = 2 * rounds * len(own)
 

@@ -143,9 +143,7 @@ class FsspecStore:
     def _refuse_nesting(self, key: str) -> None:
         segments = key.split("/")
         above = ["/".join(segments[:end]) for end in range(1, len(segments))]
-        mixed = [k for k in above if self._peek(k)] or [
-            s for s in self._shelf.sizes(key) if s.endswith(f"/{MANIFEST}")
-        ]
+        mixed = [k for k in above if self._peek(k)] or [s for s in self._shelf.sizes(key) if s.endswith(f"/{MANIFEST}")]
         if mixed and mixed != [f"{key}/{MANIFEST}"]:
             raise Conflict(f"{key} and {mixed[0]} would lie one inside the other", mend="choose another key")
 
@@ -194,9 +192,7 @@ class FsspecStore:
                     actual.update(chunk)
                     yield chunk
         except FileNotFoundError as error:
-            raise CheckpointUnavailable(
-                f"{entry.path} of checkpoint {key} is gone from {self._shelf.uri}"
-            ) from error
+            raise CheckpointUnavailable(f"{entry.path} of checkpoint {key} is gone from {self._shelf.uri}") from error
         if actual.hexdigest() != entry.digest:
             what = f"{entry.path} of checkpoint {key} in {self._shelf.uri}"
             raise DigestMismatch(what, entry.digest, actual.hexdigest(), mend="use an older checkpoint")
@@ -288,9 +284,7 @@ def _manifest(directory: Path) -> Manifest:
     if not manifest.files:
         raise UsageError(f"{directory} holds no files", mend="save the state before storing the checkpoint")
     if any(entry.path.split("/")[0] == MANIFEST for entry in manifest.entries):
-        raise UsageError(
-            f"{directory} holds the reserved name {MANIFEST}", mend="give that file another name"
-        )
+        raise UsageError(f"{directory} holds the reserved name {MANIFEST}", mend="give that file another name")
     return manifest
 
 
@@ -314,6 +308,4 @@ def _chunks(path: Path, digest: str) -> Iterator[bytes]:
     except OSError as error:
         raise DataUnavailable(f"cannot read {path}: {error.strerror}") from error
     if actual.hexdigest() != digest:
-        raise DataUnavailable(
-            f"{path} changed while it was stored", mend="store it when nothing writes to it any more"
-        )
+        raise DataUnavailable(f"{path} changed while it was stored", mend="store it when nothing writes to it any more")

@@ -161,9 +161,7 @@ def _own_places(settings: Settings) -> tuple[Path, ...]:
     if settings.url.startswith("sqlite:///"):
         database = Path(settings.url.removeprefix("sqlite:///"))
         in_its_folder = database.parent.name == ".ledger"
-        places += (
-            [database.parent] if in_its_folder else [Path(f"{database}{s}") for s in ("", "-wal", "-shm")]
-        )
+        places += [database.parent] if in_its_folder else [Path(f"{database}{s}") for s in ("", "-wal", "-shm")]
     return tuple(place.resolve() for place in places if place is not None)
 
 

@@ -56,9 +56,7 @@ def checkpoint(step: float, *, attempt: int = 1, **files: str) -> CheckpointWrit
         digest=digest(repr(files)),
         bytes=1,
         stored_bytes=1,
-        files=tuple(
-            FileDigest(path=path, digest=digest(content), bytes=1) for path, content in files.items()
-        ),
+        files=tuple(FileDigest(path=path, digest=digest(content), bytes=1) for path, content in files.items()),
         step=step,
         attempt=attempt,
         name=f"step-{step:g}",
@@ -150,9 +148,7 @@ def test_a_dropped_point_is_found(run: dict[str, Points], draw: st.DataObject) -
 
 
 @given(runs, st.data(), st.tuples(steps, any_float))
-def test_an_added_point_is_found(
-    run: dict[str, Points], draw: st.DataObject, extra: tuple[float, float]
-) -> None:
+def test_an_added_point_is_found(run: dict[str, Points], draw: st.DataObject, extra: tuple[float, float]) -> None:
     name = draw.draw(st.sampled_from([*sorted(run), "surplus"]))
     curve = run.get(name, [])
     at = draw.draw(st.integers(0, len(curve)))
@@ -243,9 +239,7 @@ def test_every_rank_is_compared() -> None:
     def ranked(events: Sequence[Event], run_id: str) -> list[object]:
         recorded = stream([run_started(), *events, DONE], run_id=run_id)
         ranks = [None, 0, 1, None]
-        return [
-            replace(r, metadata=replace(r.metadata, rank=k)) for r, k in zip(recorded, ranks, strict=True)
-        ]
+        return [replace(r, metadata=replace(r.metadata, rank=k)) for r, k in zip(recorded, ranks, strict=True)]
 
     comparison = Comparison(fold(ranked(run(2.0), "0190aaaa")))  # type: ignore[arg-type]
     for recorded in ranked(run(3.0), "0190bbbb"):
@@ -276,8 +270,7 @@ def test_equal_bits_are_identical_whatever_the_tolerance() -> None:
 @pytest.mark.parametrize("other", [math.nan, math.inf])
 def test_no_tolerance_covers_what_is_not_finite(other: float) -> None:
     assert (
-        judge([*points("x", [(1, 1.0)]), DONE], [*points("x", [(1, other)]), DONE], tolerance=10).verdict
-        == "diverged"
+        judge([*points("x", [(1, 1.0)]), DONE], [*points("x", [(1, other)]), DONE], tolerance=10).verdict == "diverged"
     )
 
 
@@ -299,9 +292,7 @@ def test_digests_decide_without_a_tolerance_and_are_shown_with_one(expected: Eve
     curve = points("x", [(1, 1.0)])
     assert judge([*curve, expected, DONE], [*curve, expected, DONE]).verdict == "identical"
     assert judge([*curve, expected, DONE], [*curve, actual, DONE]).verdict == "diverged"
-    assert (
-        judge([*curve, expected, DONE], [*curve, actual, DONE], tolerance=0.1).verdict == "within-tolerance"
-    )
+    assert judge([*curve, expected, DONE], [*curve, actual, DONE], tolerance=0.1).verdict == "within-tolerance"
     assert judge([*curve, expected, DONE], [*curve, DONE], tolerance=0.1).verdict == "diverged"
 
 

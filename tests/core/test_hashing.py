@@ -152,9 +152,7 @@ def test_the_cache_tells_files_apart(tree: Path, tmp_path: Path) -> None:
     assert hasher.tree(other).entries == (entry("a", b"one"), entry("b", b"TWO"))
 
 
-@pytest.mark.parametrize(
-    "damage", ["noise", "truncated", "empty", "overwritten pages", "directory", "other schema"]
-)
+@pytest.mark.parametrize("damage", ["noise", "truncated", "empty", "overwritten pages", "directory", "other schema"])
 def test_a_damaged_cache_is_never_an_error(tree: Path, tmp_path: Path, damage: str) -> None:
     cache = tmp_path / "cache"
     for number in range(300):
@@ -320,9 +318,7 @@ def test_what_cannot_be_read_is_named(tree: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux")
 def test_what_fails_in_mid_read_is_named(tree: Path) -> None:
-    (tree / "broken").symlink_to(
-        "/proc/self/mem"
-    )  # opens like a file; its first page cannot be read, even by root
+    (tree / "broken").symlink_to("/proc/self/mem")  # opens like a file; its first page cannot be read, even by root
     with pytest.raises(DataUnavailable, match=r"cannot read .*/broken"):
         Hasher().tree(tree)
 

@@ -123,9 +123,7 @@ def test_numbers_without_sense_are_refused(wrong: dict[str, int]) -> None:
 
 
 @given(VALUES, st.none() | VALUES, st.sampled_from(["min", "max"]))
-def test_nan_is_never_better_and_anything_else_is_better_than_nan(
-    value: float, best: float | None, mode: str
-) -> None:
+def test_nan_is_never_better_and_anything_else_is_better_than_nan(value: float, best: float | None, mode: str) -> None:
     policy = Policy(best="val/loss", mode=mode)  # type: ignore[arg-type]
     assert not policy.improves(math.nan, best)
     assert policy.improves(value, math.nan) == (not math.isnan(value))
@@ -134,9 +132,7 @@ def test_nan_is_never_better_and_anything_else_is_better_than_nan(
 
 @given(
     POLICIES,
-    st.lists(
-        st.builds(lambda s, b, v: (s, b, v), st.integers(0, 9), st.booleans(), st.none() | VALUES), max_size=8
-    ),
+    st.lists(st.builds(lambda s, b, v: (s, b, v), st.integers(0, 9), st.booleans(), st.none() | VALUES), max_size=8),
 )
 def test_neither_the_best_nor_the_newest_is_ever_superseded(
     policy: Policy, made: list[tuple[int, bool, float | None]]

@@ -85,9 +85,7 @@ def test_unsafe_paths_are_always_refused(listed: list[Entry], path: str, form: s
         Manifest.parse(json.dumps([dataclasses.asdict(bad)]).encode())
 
 
-@pytest.mark.parametrize(
-    "paths", [["a", "a"], ["a", "a/b"], ["a/b", "a/b/c/d"], [".", "a"], ["", "a"], [".."]]
-)
+@pytest.mark.parametrize("paths", [["a", "a"], ["a", "a/b"], ["a/b", "a/b/c/d"], [".", "a"], ["", "a"], [".."]])
 def test_paths_that_exclude_each_other_are_refused(paths: list[str]) -> None:
     with pytest.raises(IntegrityError):
         Manifest.of(Entry(path, hashlib.sha256().hexdigest(), 0) for path in paths)
@@ -135,7 +133,5 @@ def test_near_misses_are_no_manifest(content: bytes) -> None:
 
 def test_sizes() -> None:
     digest = hashlib.sha256().hexdigest()
-    manifest = Manifest.of(
-        [Entry("a", digest, 3), Entry("l", digest, 2, "link"), Entry("d", digest, 0, "directory")]
-    )
+    manifest = Manifest.of([Entry("a", digest, 3), Entry("l", digest, 2, "link"), Entry("d", digest, 0, "directory")])
     assert (manifest.files, manifest.bytes) == (2, 5)

@@ -237,9 +237,7 @@ def test_links_are_kept_as_a_manifest_of_git_has_them(store: ObjectStore, tmp_pa
     targets = {"out": "/nowhere/at/all", "up": "../elsewhere", "dangling": "missing"}
     for name, target in targets.items():
         (root / name).symlink_to(target)
-    manifest = Manifest.of(
-        Entry(n, hashlib.sha256(t.encode()).hexdigest(), len(t), "link") for n, t in targets.items()
-    )
+    manifest = Manifest.of(Entry(n, hashlib.sha256(t.encode()).hexdigest(), len(t), "link") for n, t in targets.items())
     store.put_tree(root, manifest)
     store.restore(manifest, tmp_path / "back")
     assert {name: os.readlink(tmp_path / "back" / name) for name in targets} == targets
@@ -268,9 +266,7 @@ def test_a_wrong_digest_stores_nothing(
     assert files() == {}
 
 
-def test_missing_names_every_path(
-    store: ObjectStore, tree: Path, damage: Callable[[str, bytes | None], None]
-) -> None:
+def test_missing_names_every_path(store: ObjectStore, tree: Path, damage: Callable[[str, bytes | None], None]) -> None:
     manifest = Hasher().tree(tree)
     store.put_tree(tree, manifest)
     assert store.missing(manifest) == []

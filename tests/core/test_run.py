@@ -145,9 +145,7 @@ def test_a_killed_run_is_interrupted_although_it_never_said_so(book: Book, tmp_p
     assert book.runs()[-1].status == "interrupted"
 
 
-@pytest.mark.parametrize(
-    ("ending", "expected"), [("", RunCompleted), ("1 / 0", RunFailed)]
-)
+@pytest.mark.parametrize(("ending", "expected"), [("", RunCompleted), ("1 / 0", RunFailed)])
 def test_a_run_without_with_is_ended_at_exit(book: Book, tmp_path: Path, ending: str, expected: type) -> None:
     script = tmp_path / "plain.py"
     script.write_text(f"import ledger\nrun = ledger.start_run()\nrun.log({{'a': 1}})\n{ending}\n")

@@ -193,9 +193,7 @@ def test_delete_spares_files_that_are_not_the_stores(tmp_path: Path) -> None:
     note = tmp_path / "store/run-1/step-1/notes.txt"
     note.write_text("mine")
     (tmp_path / "store/victim").write_text("outside of the key")
-    forged = stored.model_copy(
-        update={"files": (stored.files[0].model_copy(update={"path": "../../victim"}),)}
-    )
+    forged = stored.model_copy(update={"files": (stored.files[0].model_copy(update={"path": "../../victim"}),)})
     with pytest.raises(Exception, match="unsafe path"):
         store.delete(forged)
     store.delete(stored)
@@ -205,9 +203,7 @@ def test_delete_spares_files_that_are_not_the_stores(tmp_path: Path) -> None:
 
 
 def test_a_store_that_was_moved_still_finds_its_checkpoints(tmp_path: Path) -> None:
-    stored = open_store(str(tmp_path / "old"), tmp_path).write(
-        directory(tmp_path / "out", model=b"1"), "run-1/step-1"
-    )
+    stored = open_store(str(tmp_path / "old"), tmp_path).write(directory(tmp_path / "out", model=b"1"), "run-1/step-1")
     (tmp_path / "old").rename(tmp_path / "new")
     open_store(str(tmp_path / "new"), tmp_path).read(stored, tmp_path / "back")
     assert (tmp_path / "back/model").read_bytes() == b"1"

@@ -79,9 +79,7 @@ def test_answers_to_file_uris_only(tmp_path: Path) -> None:
         ("file:/HERE/data", "data"),
     ],
 )
-def test_reads_uris(
-    local: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, name: str
-) -> None:
+def test_reads_uris(local: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
     (tmp_path / name / "a").write_text("x")
@@ -91,9 +89,7 @@ def test_reads_uris(
     assert commit.uri == asked
 
 
-@pytest.mark.parametrize(
-    "uri", ["file:", "file://server/share", "file:a%00b", "file:%FF", "file:x?copy=no", "s3://x"]
-)
+@pytest.mark.parametrize("uri", ["file:", "file://server/share", "file:a%00b", "file:%FF", "file:x?copy=no", "s3://x"])
 def test_refuses_malformed_uris(local: DataSource, uri: str) -> None:
     with pytest.raises(UsageError):
         local.pin(uri)

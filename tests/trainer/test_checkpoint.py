@@ -41,14 +41,11 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 def save(directory: Path, engine: TorchEngine, step: int) -> Path:
-    directory.mkdir()
     checkpoint.save(directory, engine, step=step, seed=0, rank=0)
     return directory
 
 
-@pytest.mark.parametrize(
-    "optim", [{"name": "adamw", "lr": 1e-2}, {"name": "sgd", "lr": 1e-1, "momentum": 0.9}]
-)
+@pytest.mark.parametrize("optim", [{"name": "adamw", "lr": 1e-2}, {"name": "sgd", "lr": 1e-1, "momentum": 0.9}])
 def test_training_resumed_in_the_middle_ends_in_the_same_bytes(
     tmp_path: Path, text: Path, optim: dict[str, Any]
 ) -> None:
@@ -134,9 +131,7 @@ def test_a_checkpoint_of_another_training_is_refused(
 
 
 @pytest.mark.parametrize("options", [{"n_embd": 32}, {"n_layer": 2}])
-def test_a_checkpoint_of_another_model_is_refused(
-    tmp_path: Path, text: Path, options: dict[str, int]
-) -> None:
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, text: Path, options: dict[str, int]) -> None:
     directory = save(tmp_path / "c", start(text)[0], 3)
     other, _ = start(text, OPTIONS | options)
     with pytest.raises(CheckpointUnavailable, match="not of this model"):

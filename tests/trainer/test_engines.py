@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def start(
-    text: Path, *, dropout: float = 0.0, seed: int = 0, size: int = 8, **tables: Any
-) -> tuple[TorchEngine, Feed]:
+def start(text: Path, *, dropout: float = 0.0, seed: int = 0, size: int = 8, **tables: Any) -> tuple[TorchEngine, Feed]:
     options = kjv.GptOptions(n_layer=1, n_head=2, n_embd=32, block_size=32, dropout=dropout)
     task = kjv.gpt(options, {"train": text})
     accumulation = tables.pop("accumulation", 1)
@@ -74,9 +73,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(text: Path) -> None:
     clip = 0.01
     engine, feed = start(text, optim={"clip": clip})
     assert engine.step(feed.train(1))["grad_norm"] > clip
-    norm = math.sqrt(
-        sum(float(p.grad.square().sum()) for p in engine.model.parameters() if p.grad is not None)
-    )
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in engine.model.parameters() if p.grad is not None))
     assert norm == pytest.approx(clip, rel=1e-3)
 
 
@@ -110,9 +107,7 @@ def test_only_matrices_decay(text: Path) -> None:
     engine, _ = start(text)
     decays = {p.dim() >= 2: g["weight_decay"] for g in engine.optimizer.param_groups for p in g["params"]}
     assert decays == {True: 0.1, False: 0.0}
-    assert sum(len(g["params"]) for g in engine.optimizer.param_groups) == len(
-        list(engine.model.parameters())
-    )
+    assert sum(len(g["params"]) for g in engine.optimizer.param_groups) == len(list(engine.model.parameters()))
 
 
 def test_validation_that_is_smaller_than_a_batch_is_one_smaller_batch(text: Path) -> None:
@@ -120,6 +115,12 @@ def test_validation_that_is_smaller_than_a_batch_is_one_smaller_batch(text: Path
     assert [len(batch["tokens"]) for batch in feed.validation(8)] == [len(feed.task.samples("validation"))]
     halves = [Feed(feed.task, 0, 64, 1, rank=r, world=2) for r in (0, 1)]
     assert [len(batch["tokens"]) for half in halves for batch in half.validation(3)] == [32] * 6
+
+
+def test_without_validation_samples_nothing_is_measured(text: Path) -> None:
+    engine, feed = start(text)
+    short = kjv.CharGpt(kjv.GptOptions(block_size=32), text.read_text()[:200])
+    assert evaluate(engine, dataclasses.replace(feed, task=short), 8) == {}
 
 
 def test_a_tensors_digest_tells_name_type_shape_and_every_bit() -> None:
@@ -133,7 +134,5 @@ def test_a_tensors_digest_tells_name_type_shape_and_every_bit() -> None:
     ]
     digests = {tensor_digest("a", t) for t in (tensor, *others)} | {tensor_digest("b", tensor)}
     assert len(digests) == 7
-    assert tensor_digest("a", tensor.reshape(2, 3).T.contiguous().T) == tensor_digest(
-        "a", tensor.reshape(2, 3)
-    )
+    assert tensor_digest("a", tensor.reshape(2, 3).T.contiguous().T) == tensor_digest("a", tensor.reshape(2, 3))
     assert tensor_digest("a", torch.tensor(1.0)) != tensor_digest("a", torch.tensor([1.0]))

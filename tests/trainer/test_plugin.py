@@ -51,8 +51,6 @@ print(facts["libraries"]["torch"]["version"])
 
 
 def test_started_outside_of_a_run_it_says_what_to_do() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ledger_trainer"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "ledger_trainer"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "ledger train RECIPE.toml" in done.stderr

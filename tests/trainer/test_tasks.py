@@ -106,9 +106,7 @@ def test_data_of_another_kind_are_refused(tmp_path: Path, text: Path, images: Pa
         mnist.classifier(mnist.ClassifierOptions(), {"train": tmp_path / "evil.npz"})
 
 
-@pytest.mark.parametrize(
-    "reference", ["ledger_trainer.tasks.kjv:gpt", "ledger_trainer.tasks.mnist:classifier"]
-)
+@pytest.mark.parametrize("reference", ["ledger_trainer.tasks.kjv:gpt", "ledger_trainer.tasks.mnist:classifier"])
 def test_the_data_set_has_to_be_called_train(reference: str) -> None:
     with pytest.raises(InvalidRecipe, match=r"\[data.train\]"):
         find_factory(reference).task({}, {})
@@ -119,9 +117,7 @@ def test_heads_have_to_divide_the_width(text: Path) -> None:
         find_factory("ledger_trainer.tasks.kjv:gpt").task({"n_embd": 16, "n_head": 3}, {"train": text})
 
 
-def test_a_users_factory_has_to_say_what_its_options_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_users_factory_has_to_say_what_its_options_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "factories.py").write_text("""
 from __future__ import annotations
 from pydantic import BaseModel

@@ -15,9 +15,7 @@ from ledger.errors import LedgerError
 def main() -> int:
     """Train, and return the exit code of the process."""
     if "LEDGER_RUN" not in os.environ:
-        sys.stderr.write(
-            "error: this is a part of `ledger train RECIPE.toml`, which records what it does; run that\n"
-        )
+        sys.stderr.write("error: this is a part of `ledger train RECIPE.toml`, which records what it does; run that\n")
         return 2
     from ledger_trainer.session import train_rank
 

@@ -34,7 +34,11 @@ FORMAT: Final = 1
 
 
 def save(directory: Path, engine: Engine, *, step: int, seed: int, rank: int) -> None:
-    """Write the whole state after ``step``; a collective, in which rank 0 writes what is not the engine's."""
+    """Write the whole state after ``step`` into ``directory``, which every rank must see.
+
+    A collective, in which rank 0 writes what is not the engine's.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(canonical(capture_random_state()), buffer)
     states = ranks.gather(buffer.getvalue())
@@ -92,9 +96,7 @@ def load_model(model: torch.nn.Module, path: Path) -> None:
     """Restore what ``save_model`` wrote. Raises ``CheckpointUnavailable`` where it is of another model."""
     try:
         tensors = safetensors.torch.load_file(path)
-        model.load_state_dict(
-            {name: tensors[first] for name, first in first_names(model).items() if first in tensors}
-        )
+        model.load_state_dict({name: tensors[first] for name, first in first_names(model).items() if first in tensors})
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointUnavailable(
             f"the checkpoint is not of this model: {error}",

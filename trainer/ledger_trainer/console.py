@@ -38,7 +38,6 @@ class Console:
         rate = (step - first) / max(time.monotonic() - begun, 1e-9)
         left = datetime.timedelta(seconds=round((self._steps - step) / rate)) if rate else "?"
         shown = "  ".join(
-            f"{name} {value:.1e}" if name == "lr" else f"{name} {value:.4f}"
-            for name, value in metrics.items()
+            f"{name} {value:.1e}" if name == "lr" else f"{name} {value:.4f}" for name, value in metrics.items()
         )
         self.say(f"step {step}/{self._steps}  {shown}  {rate:.1f} steps/s  ETA {left}")

@@ -7,6 +7,7 @@ but the task it made. It reads the tables that concern it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -90,9 +91,7 @@ class TorchEngine:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, ValueError) as error:
-            raise CheckpointUnavailable(
-                f"the checkpoint has the state of another optimizer: {error}"
-            ) from error
+            raise CheckpointUnavailable(f"the checkpoint has the state of another optimizer: {error}") from error
         self.done = state["done"]
 
     def fingerprint(self) -> fingerprint.Fingerprint:
@@ -141,6 +140,10 @@ class DdpEngine(TorchEngine):
     def close(self) -> None:
         """Leave the process group."""
         if distributed.is_initialized():
+            # First the replica: were it the last to hold the group, gloo would be torn down under Python's lock,
+            # waiting for a thread of its own that waits for that lock.
+            del self._wrapped, self._ddp
+            gc.collect()
             distributed.destroy_process_group()
 
     def _gpu_for_each(self) -> bool:

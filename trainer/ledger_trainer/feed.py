@@ -28,9 +28,7 @@ class Feed:
 
     def __post_init__(self) -> None:
         if not len(self.task.samples("train")):
-            raise InvalidRecipe(
-                "the data hold no sample to train on", mend="give more data, or smaller samples"
-            )
+            raise InvalidRecipe("the data hold no sample to train on", mend="give more data, or smaller samples")
 
     def samples(self, step: int) -> list[list[int]]:
         """Identifiers of this rank's training samples for ``step``, one list for each micro-batch."""
@@ -50,6 +48,8 @@ class Feed:
         """
         known: Sequence[int] = self.task.samples("validation")
         share = min(self.size, len(known)) // self.world
-        count = min(batches, len(known) // (share * self.world)) if share else 0
+        if not share:
+            return
+        count = min(batches, len(known) // (share * self.world))
         for start in range(self.rank * share, count * share * self.world, share * self.world):
             yield self.task.batch([int(sample) for sample in known[start : start + share]])

@@ -43,25 +43,18 @@ def train(
     console.begin(after)
     for step in range(after + 1, recipe.steps + 1):
         last = step == recipe.steps
-        trained = engine.step(feed.train(step))
-        metrics = {("train/loss" if name == "loss" else name): value for name, value in trained.items()}
-        diverged = recipe.stop_on_nan and not math.isfinite(trained["loss"])
-        if last or diverged or due(step, recipe.log.every):
-            record(run, feed.rank, metrics, step)
-            console.step(step, metrics)
-        if diverged:
-            raise RuntimeError(
-                f"train/loss is {trained['loss']} at step {step}; stop_on_nan = false goes on regardless"
-            )
+        measured = engine.step(feed.train(step))
+        trained = {"train/loss": measured.pop("loss"), **measured}
+        broken = recipe.stop_on_nan and not math.isfinite(trained["train/loss"])
+        if last or broken or due(step, recipe.log.every):
+            record(run, console, feed.rank, step, trained)
+        if broken:
+            raise RuntimeError(f"the loss is not finite at step {step}; stop_on_nan = false goes on regardless")
 
-        evaluated = (
-            evaluate(engine, feed, recipe.evaluate.batches)
-            if last or due(step, recipe.evaluate.every)
-            else {}
-        )
-        if evaluated:
-            record(run, feed.rank, evaluated, step)
-            console.step(step, evaluated)
+        evaluated: dict[str, float] = {}
+        if last or due(step, recipe.evaluate.every):
+            evaluated = evaluate(engine, feed, recipe.evaluate.batches)
+            record(run, console, feed.rank, step, evaluated)
         # Never for an interruption: it must leave no mark in what a replay compares.
         if last or evaluated or due(step, recipe.checkpoint.every):
             record_fingerprint(run, feed.rank, engine, step)
@@ -69,12 +62,10 @@ def train(
         stopped = ranks.agree(stop.signal)
         if names := keeper.due(step, evaluated, now=last or bool(stopped)):
             directory = scratch / f"step-{step}"
-            directory.mkdir(parents=True, exist_ok=True)
             checkpoint.save(directory, engine, step=step, seed=recipe.seed, rank=feed.rank)
             if feed.rank == 0:
-                keeper.keep(
-                    directory, names, step=step, metrics=metrics | evaluated, holds=checkpoint.holds()
-                )
+                holds, metrics = checkpoint.holds(), trained | evaluated
+                keeper.keep(directory, names, step=step, metrics=metrics, holds=holds)
                 shutil.rmtree(directory)
         if stopped and not last:
             ranks.agree(0)  # a launcher ends all ranks when the first one leaves: let rank 0 finish storing
@@ -102,10 +93,11 @@ def require_best(metric: str, engine: Engine, feed: Feed) -> None:
         raise InvalidRecipe(f'checkpoint.best = "{metric}" is not measured', mend=f"measured are: {offered}")
 
 
-def record(run: ledger.Run, rank: int, metrics: Mapping[str, float], step: int) -> None:
-    """Log from rank 0; the values are those of all ranks already."""
-    if rank == 0:
+def record(run: ledger.Run, console: Console, rank: int, step: int, metrics: Mapping[str, float]) -> None:
+    """Log and print on rank 0; the values are those of all ranks already."""
+    if rank == 0 and metrics:
         run.log(metrics, step=step)
+        console.step(step, metrics)
 
 
 def record_fingerprint(run: ledger.Run, rank: int, engine: Engine, step: int) -> None:

@@ -176,21 +176,13 @@ class TrainingRecipe(Component):
                 f"set batch.size to a multiple of {shares}",
             )
         if self.schedule.warmup > self.steps:
-            raise _mismatch(
-                "schedule.warmup", f"it is longer than the training; set it to {self.steps} or less"
-            )
+            raise _mismatch("schedule.warmup", f"it is longer than the training; set it to {self.steps} or less")
         if self.schedule.kind == "cosine" and self.schedule.min_lr > self.optim.lr:
-            raise _mismatch(
-                "schedule.min_lr", f"it is above optim.lr = {self.optim.lr}; lower it, or raise optim.lr"
-            )
+            raise _mismatch("schedule.min_lr", f"it is above optim.lr = {self.optim.lr}; lower it, or raise optim.lr")
         if self.optim.momentum and self.optim.name != "sgd":
-            raise _mismatch(
-                "optim.momentum", f'{self.optim.name} has none; remove it, or set optim.name = "sgd"'
-            )
+            raise _mismatch("optim.momentum", f'{self.optim.name} has none; remove it, or set optim.name = "sgd"')
         if self.engine.name == "torch" and self.parallel.processes > 1:
-            raise _mismatch(
-                "engine.name", '"torch" trains in one process; set it to "ddp", or parallel.processes to 1'
-            )
+            raise _mismatch("engine.name", '"torch" trains in one process; set it to "ddp", or parallel.processes to 1')
         if self.engine.name == "ddp" and self.parallel.processes == 1:
             raise _mismatch(
                 "engine.name", '"ddp" needs several processes; set parallel.processes, or remove engine.name'

@@ -60,13 +60,9 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Source:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise InvalidRecipe(
-            f"{path}: there is no such file", mend="give the path of a recipe in TOML"
-        ) from error
+        raise InvalidRecipe(f"{path}: there is no such file", mend="give the path of a recipe in TOML") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRecipe(
-            f"{path} cannot be read: {error}", mend="a recipe is a text file in TOML, UTF-8"
-        ) from error
+        raise InvalidRecipe(f"{path} cannot be read: {error}", mend="a recipe is a text file in TOML, UTF-8") from error
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -90,9 +86,7 @@ def parse_override(override: str) -> tuple[str, Any]:
         return key, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
         if text[0] in "\"'[{":
-            raise InvalidRecipe(
-                f"override {override!r}: {error}", mend="quote it for the shell as well"
-            ) from error
+            raise InvalidRecipe(f"override {override!r}: {error}", mend="quote it for the shell as well") from error
         return key, text
 
 
@@ -113,19 +107,13 @@ def validate_options(options: type[BaseModel], source: Source) -> BaseModel:
         raise invalid(error, source, valid, prefix="task_options") from error
 
 
-def invalid(
-    error: ValidationError, source: Source, valid: Sequence[str], *, prefix: str = ""
-) -> InvalidRecipe:
+def invalid(error: ValidationError, source: Source, valid: Sequence[str], *, prefix: str = "") -> InvalidRecipe:
     """All that pydantic found, in the words of a recipe."""
-    return InvalidRecipe(
-        "\n".join(_explain(detail, source, valid, prefix) for detail in error.errors()), mend=MEND
-    )
+    return InvalidRecipe("\n".join(_explain(detail, source, valid, prefix) for detail in error.errors()), mend=MEND)
 
 
 def _explain(detail: ErrorDetails, source: Source, valid: Sequence[str], prefix: str) -> str:
-    key = detail.get("ctx", {}).get("key") or ".".join(
-        str(part) for part in (prefix, *detail["loc"]) if part != ""
-    )
+    key = detail.get("ctx", {}).get("key") or ".".join(str(part) for part in (prefix, *detail["loc"]) if part != "")
     where = source.where(key)
     match detail["type"]:
         case "extra_forbidden":

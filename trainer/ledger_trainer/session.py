@@ -50,6 +50,4 @@ def train_rank(run: ledger.Run) -> int:
 
 def open_task(run: ledger.Run, recipe: TrainingRecipe) -> Task:
     """The task over the data of this run."""
-    return find_factory(recipe.task).task(
-        recipe.task_options, {name: run.data(name).fetch() for name in recipe.data}
-    )
+    return find_factory(recipe.task).task(recipe.task_options, {name: run.data(name).fetch() for name in recipe.data})

@@ -72,9 +72,7 @@ class Factory:
             return self.make(self.options.model_validate(options), data)
         except ValidationError as error:
             found = (f"task_options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise InvalidRecipe(
-                "\n".join(found), mend=f"options are {', '.join(self.options.model_fields)}"
-            ) from error
+            raise InvalidRecipe("\n".join(found), mend=f"options are {', '.join(self.options.model_fields)}") from error
 
 
 def split_reference(reference: str) -> tuple[str, str]:
@@ -103,9 +101,7 @@ def find_factory(reference: str) -> Factory:
         ) from error
     make = getattr(module, name, None)
     if not callable(make):
-        offered = ", ".join(
-            n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module_name
-        )
+        offered = ", ".join(n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module_name)
         raise InvalidRecipe(
             f"task = {reference!r}: {module_name} has no {name!r}", mend=f"it has {offered or 'no function'}"
         )

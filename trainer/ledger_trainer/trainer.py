@@ -65,10 +65,7 @@ class RecipeTrainer:
             raise InvalidRecipe(f"there is no step {step}: the training has steps 1 to {recipe.steps}")
         task = find_factory(recipe.task).task(recipe.task_options, data)
         world = recipe.parallel.processes
-        feeds = (
-            Feed(task, recipe.seed, recipe.batch.size, recipe.batch.accumulation, r, world)
-            for r in range(world)
-        )
+        feeds = (Feed(task, recipe.seed, recipe.batch.size, recipe.batch.accumulation, r, world) for r in range(world))
         return [[sample for micro in feed.samples(step) for sample in micro] for feed in feeds]
 
 

@@ -27,9 +27,7 @@ class Gpt(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits."""
-        x = self.drop(
-            self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
-        )
+        x = self.drop(self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device)))
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(self.norm(x))

@@ -50,9 +50,7 @@ def gpt(options: GptOptions, data: Mapping[str, Path]) -> CharGpt:
             mend="change one of the two",
         )
     if "train" not in data:
-        raise InvalidRecipe(
-            "the task needs a text as [data.train]", mend='[data.train] uri = "file:data/kjv.txt"'
-        )
+        raise InvalidRecipe("the task needs a text as [data.train]", mend='[data.train] uri = "file:data/kjv.txt"')
     try:
         text = data["train"].read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -126,9 +124,7 @@ def write_text(dest: Path) -> None:
         for v, start in sorted(bible.verse_start_indices.items())
     )
     dest.parent.mkdir(parents=True, exist_ok=True)
-    dest.write_text(
-        "".join(" ".join(verse.split()) + "\n" for verse in verses), encoding="utf-8", newline="\n"
-    )
+    dest.write_text("".join(" ".join(verse.split()) + "\n" for verse in verses), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -41,9 +41,7 @@ class ClassifierOptions(Component):
 def classifier(options: ClassifierOptions, data: Mapping[str, Path]) -> DigitClassifier:
     """The factory: reads the images of the data set ``train``."""
     if "train" not in data:
-        raise InvalidRecipe(
-            "the task needs images as [data.train]", mend='[data.train] uri = "file:data/mnist.npz"'
-        )
+        raise InvalidRecipe("the task needs images as [data.train]", mend='[data.train] uri = "file:data/mnist.npz"')
     try:
         with np.load(data["train"], allow_pickle=False) as arrays:
             return DigitClassifier(options, arrays["images"], arrays["labels"])
@@ -57,9 +55,7 @@ def classifier(options: ClassifierOptions, data: Mapping[str, Path]) -> DigitCla
 class DigitClassifier:
     """Tell which digit an image shows. Sample ``k`` is row ``k`` of the file."""
 
-    def __init__(
-        self, options: ClassifierOptions, images: NDArray[np.uint8], labels: NDArray[np.uint8]
-    ) -> None:
+    def __init__(self, options: ClassifierOptions, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         self.options = options
         self._images = images
         self._labels = labels

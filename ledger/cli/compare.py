@@ -1,0 +1,125 @@
+"""``ledger compare``: runs side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from ledger.cli import render
+from ledger.cli.options import command, run_argument
+from ledger.cli.render import Column
+from ledger.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ledger.cli.session import Session
+    from ledger.read.state import RunState
+
+Rows = dict[str, list[Any]]
+"""A value for each run, in the order in which the runs were named; None where a run has none."""
+
+
+@command(
+    "compare",
+    example="ledger compare run-1 run-2\nledger compare run-1 run-2 --json | jq .config",
+    json="the comparison",
+)
+@run_argument("names", nargs=-1, required=True, metavar="RUN RUN...")
+@click.option("--all", "everything", is_flag=True, help="Also what is the same in all of them.")
+def compare(session: Session, names: tuple[str, ...], everything: bool) -> None:
+    """Lay runs side by side.
+
+    What differs in configuration, data and code; the last, lowest and highest value of each metric.
+    """
+    from ledger.cli.session import find_run
+
+    if len(names) < 2:
+        raise UsageError("one run has nothing to be compared with", mend="name two runs or more")
+    with session.reading() as book:
+        states = [book.run(find_run(book, name)) for name in names]
+    sections = {name: _rows(states, facts) for name, facts in _SECTIONS.items()}
+    if not everything:
+        sections |= {name: _differing(sections[name]) for name in ("config", "data", "code")}
+    metrics = {kind: _rows(states, facts) for kind, facts in _METRICS.items()}
+    if session.json:
+        render.json_line({"runs": [state.name for state in states], **sections, "metrics": metrics})
+    else:
+        _print(states, sections, metrics)
+
+
+def _print(states: Sequence[RunState], sections: Mapping[str, Rows], metrics: Mapping[str, Rows]) -> None:
+    table: list[list[str]] = []
+    for section, rows in sections.items():
+        if not rows:
+            table.append([section, *["the same"] * len(states)])
+        for label, values in rows.items():
+            words, show = _LABELS.get(label, (label if section == "run" else f"{section} {label}", render.exact))
+            table.append([words, *(render.NOTHING if value is None else show(value) for value in values)])
+    for name in metrics["last"]:
+        for kind, rows in metrics.items():
+            table.append([f"{name} {kind}", *map(render.number, rows[name])])
+    render.table([Column(""), *(Column(state.name, whole=False) for state in states)], table)
+
+
+def _differing(rows: Rows) -> Rows:
+    return {label: values for label, values in rows.items() if any(value != values[0] for value in values[1:])}
+
+
+def _rows(states: Iterable[RunState], facts: Callable[[RunState], Mapping[str, Any]]) -> Rows:
+    """Facts of each run by label, the labels in the order in which they come up."""
+    found = [facts(state) for state in states]
+    labels = dict.fromkeys(label for each in found for label in each)
+    return {label: [each.get(label) for each in found] for label in labels}
+
+
+def _run(state: RunState) -> dict[str, Any]:
+    ended_at = state.attempt.ended_at
+    return {
+        "kind": state.started.kind,
+        "status": state.status,
+        "started_at": state.started_at,
+        "seconds": render.between(state.started_at, ended_at) if ended_at else None,
+        "step": state.last_step,
+        "processes": state.world.processes,
+        "seed": state.started.seed,
+    }
+
+
+def _data(state: RunState) -> dict[str, Any]:
+    return {name: committed.commit for name, committed in state.data.items()}
+
+
+def _code(state: RunState) -> dict[str, Any]:
+    code = state.code
+    return {"commit": code.commit, "dirty": code.dirty, "tree": code.tree} if code else {}
+
+
+def _extremes(state: RunState) -> dict[str, tuple[tuple[float, float], tuple[float, float]]]:
+    from ledger.cli.facts import extremes
+
+    series = {name: state.series(name) for name in state.metrics}
+    return {name: extremes(points) for name, points in series.items() if len(points)}
+
+
+_SECTIONS: Final[dict[str, Callable[[RunState], Mapping[str, Any]]]] = {
+    "run": _run,
+    "config": lambda state: render.flat(state.config),
+    "data": _data,
+    "code": _code,
+}
+_METRICS: Final[dict[str, Callable[[RunState], Mapping[str, Any]]]] = {
+    "last": lambda state: state.last_metrics,
+    "lowest": lambda state: {name: lowest[0] for name, (lowest, _) in _extremes(state).items()},
+    "highest": lambda state: {name: highest[0] for name, (_, highest) in _extremes(state).items()},
+}
+_LABELS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+    "started_at": ("started", render.moment),
+    "seconds": ("took", render.duration),
+    "step": ("step", render.number),
+    "commit": ("commit", render.short),
+    "dirty": ("uncommitted changes", lambda dirty: "yes" if dirty else "no"),
+    "tree": ("code tree", render.short),
+}
+"""How a fact is called and shown where that is not as it is."""

@@ -1,0 +1,97 @@
+"""What ``--json`` prints about a run: stable snake_case keys, exact values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ledger.cli.render import between
+
+if TYPE_CHECKING:
+    from ledger.events import CheckpointWritten
+    from ledger.read.series import Series
+    from ledger.read.state import Attempt, RunState
+
+
+def run_facts(state: RunState) -> dict[str, Any]:
+    """Everything that ``ledger show`` knows."""
+    started, ended_at = state.started, state.attempt.ended_at
+    return {
+        "name": state.name,
+        "id": state.id,
+        "kind": started.kind,
+        "status": state.status,
+        "started_at": state.started_at,
+        "ended_at": ended_at,
+        "seconds": between(state.started_at, ended_at) if ended_at else None,
+        "end": state.ended.model_dump(mode="json") if state.ended else None,
+        "step": state.last_step,
+        "invocation": started.invocation,
+        "command": started.command,
+        "directory": started.directory,
+        "processes": state.world.processes,
+        "seed": started.seed,
+        "tags": state.tags,
+        "project": started.project,
+        "user": started.user,
+        "host": started.process.host,
+        "replay_of": started.replay_of,
+        "attempts": [_attempt_facts(state, attempt) for attempt in state.attempts],
+        "config": state.config,
+        "overrides": state.resolved.overrides if state.resolved else (),
+        "config_digest": state.resolved.digest if state.resolved else None,
+        "code": state.code.model_dump(mode="json") if state.code else None,
+        "data": {name: data.model_dump(mode="json") for name, data in state.data.items()},
+        "metrics": {name: _metric_facts(state.series(name)) for name in state.metrics},
+        "checkpoints": [checkpoint_facts(written) for written in state.checkpoints],
+        "artifacts": [artifact.model_dump(mode="json") for artifact in state.artifacts.values()],
+        "consoles": [console.model_dump(mode="json") for console in state.consoles],
+        "replays": [verdict.model_dump(mode="json") for verdict in state.verdicts],
+        "notes": [note.model_dump(mode="json") for note in state.notes],
+    }
+
+
+def checkpoint_facts(written: CheckpointWritten) -> dict[str, Any]:
+    """One checkpoint, with what it holds and where it lies."""
+    return written.model_dump(mode="json")
+
+
+def attempt_status(state: RunState, attempt: Attempt) -> str:
+    """How an attempt ended; the latest, how the run stands. One that is over and said nothing was cut off."""
+    if attempt is state.attempt:
+        return state.status
+    return attempt.ended.type.removeprefix("run.") if attempt.ended else "interrupted"
+
+
+def extremes(series: Series) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Lowest and highest value of a series that has any, each with its first step; NaN only if all are."""
+    points = list(zip(series.value, series.step, strict=True))
+    real = [point for point in points if point[0] == point[0]] or points
+    return min(real), max(real, key=lambda point: (point[0], -point[1]))
+
+
+def _attempt_facts(state: RunState, attempt: Attempt) -> dict[str, Any]:
+    return {
+        "attempt": attempt.number,
+        "status": attempt_status(state, attempt),
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+        "from_step": attempt.resumed.step if attempt.resumed else None,
+        "skipped": attempt.resumed.skipped if attempt.resumed else (),
+        "host": attempt.process.host,
+        "pid": attempt.process.pid,
+    }
+
+
+def _metric_facts(series: Series) -> dict[str, Any]:
+    if not len(series):
+        return {"points": 0}
+    (lowest, lowest_step), (highest, highest_step) = extremes(series)
+    return {
+        "last": series.value[-1],
+        "step": series.step[-1],
+        "lowest": lowest,
+        "lowest_step": lowest_step,
+        "highest": highest,
+        "highest_step": highest_step,
+        "points": len(series),
+    }

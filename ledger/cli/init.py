@@ -1,0 +1,61 @@
+"""``ledger init``: ledger.toml and the embedded ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ledger.cli import render
+from ledger.cli.options import command
+
+if TYPE_CHECKING:
+    from ledger.cli.session import Session
+
+_TOML: Final = """\
+# Where Ledger keeps what it records about the trainings in this directory and below.
+# Every setting may be left out; what stands after a # is its default.
+
+[ledger]
+{url}
+# objects = ".ledger/objects"          # code, consoles, data snapshots: a path or any fsspec URL
+# checkpoints = ".ledger/checkpoints"  # a path, or any URL that a plugin stores checkpoints at
+# project = "my-project"               # stands in every run
+
+[capture]
+# code_limit_mb = 200                  # largest working tree that is captured, in MB
+
+# Settings of a plugin go into a table of their own:
+# [plugin.NAME]
+"""
+_DEFAULT_URL: Final = '# url = ".ledger"                      # the log: a directory, or a database URL'
+
+
+@command("init", example="ledger init\nledger init --ledger /shared/ledgers/speech")
+def init(session: Session) -> None:
+    """Start a ledger in this directory.
+
+    Writes ledger.toml and creates the embedded ledger in .ledger, which git ignores. What is there already is
+    left as it is.
+    """
+    from ledger.settings import FILE
+
+    toml = Path.cwd() / FILE
+    if toml.exists():
+        render.talk(f"{FILE} is here already: left as it is")
+    else:
+        _write_settings(toml, session.url)
+        render.line(f"wrote {FILE}")
+    existed = session.exists
+    with session.writing() as book:
+        runs = len(book.runs())
+    if existed:
+        render.talk(f"there is a ledger in {session.place} already, with {render.count(runs, 'run')}")
+    else:
+        render.line(f"created {session.place}")
+    render.talk("next: `ledger run -- COMMAND` or `ledger train CONFIG.toml`, then `ledger ls`")
+
+
+def _write_settings(file: Path, url: str | None) -> None:
+    import json
+
+    file.write_text(_TOML.format(url=f"url = {json.dumps(url)}" if url else _DEFAULT_URL))

@@ -1,0 +1,51 @@
+"""What is said when a recorded command has ended, and the exit code for it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from ledger.cli import render
+
+if TYPE_CHECKING:
+    from ledger.book import Book
+    from ledger.read.state import RunState
+    from ledger.record.command import Outcome
+
+_CODES: Final = {"completed": 0, "failed": 5, "interrupted": 130}
+
+
+def invocation() -> tuple[str, ...]:
+    """What the user typed."""
+    return ("ledger", *sys.argv[1:])
+
+
+def conclude(book: Book, outcome: Outcome) -> int:
+    """Say in one line how the run ended; the exit code."""
+    state = book.run(outcome.run_id)
+    step = state.last_step
+    parts = [
+        f"{outcome.name} {outcome.status}",
+        _reason(outcome),
+        f"{render.number(step)} steps" if step is not None else "",
+        render.key_metric(state.last_metrics),
+        _next(state, outcome),
+    ]
+    render.talk(render.DOT.join(part for part in parts if part))
+    return _CODES[outcome.status]
+
+
+def _reason(outcome: Outcome) -> str:
+    if outcome.status == "interrupted":
+        return outcome.signal or ""
+    if outcome.status == "completed":
+        return ""
+    code = f"exit code {outcome.exit_code}" if outcome.exit_code is not None else outcome.signal or ""
+    error = render.first_line(outcome.error or "")
+    return code if error in ("", code) else render.DOT.join(part for part in (code, error) if part)
+
+
+def _next(state: RunState, outcome: Outcome) -> str:
+    if outcome.status != "completed" and state.checkpoints:
+        return f"ledger resume {outcome.name}"
+    return f"ledger show {outcome.name}"

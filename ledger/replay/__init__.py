@@ -1,0 +1,1 @@
+"""A run, rebuilt and run again: fold, plan, execute, compare, verdict."""

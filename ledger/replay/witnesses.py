@@ -1,0 +1,211 @@
+"""What the log of a run offers to compare a replay with: series of numbers and digests, artifacts. Pure."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal
+
+from ledger.events import CheckpointWritten, ParametersFingerprinted, RunCompleted, RunFailed
+from ledger.replay.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ledger.read.state import RunState
+
+Kind = Literal["fingerprint", "metric", "checkpoint"]
+KINDS: Final[tuple[Kind, ...]] = ("fingerprint", "metric", "checkpoint")
+"""In the order in which divergences at the same step are named."""
+Parts = Mapping[str, float | str]
+"""One value of a series: a number under "", or several digests, each under the name of what it is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Names one series."""
+
+    kind: Kind
+    name: str = ""
+    rank: int | None = None
+
+    def what(self, part: str = "") -> str:
+        """The series, or one part of a value of it, as people call it."""
+        if self.kind == "fingerprint":
+            return part or "fingerprints"
+        name = self.name if self.rank in (None, 0) else f"{self.name} (rank {self.rank})"
+        if self.kind == "checkpoint":
+            name = f"checkpoint {name}"
+        return f"{name}: {part}" if part else name
+
+
+FINGERPRINT: Final = Key("fingerprint")
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One series in the order of the log, attempts resolved."""
+
+    steps: tuple[float, ...]
+    values: tuple[Parts, ...]
+    optional: frozenset[int] = frozenset()
+    """Indices of what an interruption made; a run that was never interrupted does not have them."""
+    _places: dict[float, list[int]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        places: dict[float, list[int]] = {}
+        for index, step in enumerate(self.steps):
+            places.setdefault(step, []).append(index)
+        object.__setattr__(self, "_places", places)
+
+    def find(self, step: float, start: int) -> int | None:
+        """The first index from ``start`` on with this step."""
+        places = self._places.get(step, [])
+        at = bisect_left(places, start)
+        return places[at] if at < len(places) else None
+
+    @property
+    def required(self) -> int:
+        """How many values there are up to the last one that must come again."""
+        return max((i + 1 for i in range(len(self.steps)) if i not in self.optional), default=0)
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Everything that a replay can be compared with."""
+
+    series: Mapping[Key, Sequence]
+    artifacts: Mapping[str, str]
+    """See :func:`artifacts`."""
+    open_ended: bool
+    """Whether the original was interrupted: it is compared as far as it came, and its artifacts, which may be
+    half-written, are not."""
+
+    @classmethod
+    def of(cls, state: RunState) -> Witnesses:
+        """The witnesses of a run; of one whose end nobody recorded, those up to where it came."""
+        series = {**_metrics(state), **_fingerprints(state), **_checkpoints(state)}
+        open_ended = state.status in ("interrupted", "running")
+        return cls(series, {} if open_ended else artifacts(state), open_ended)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to compare, so that no replay could ever be called identical."""
+        return not self.artifacts and not any(sequence.required for sequence in self.series.values())
+
+    def count(self, kind: Kind) -> int:
+        """How many values there are of one kind."""
+        return sum(len(sequence.steps) for key, sequence in self.series.items() if key.kind == kind)
+
+    @property
+    def until(self) -> float | None:
+        """The last step that can be compared."""
+        return max((s for sequence in self.series.values() for s in sequence.steps), default=None)
+
+    def beyond(self, key: Key, step: float) -> bool:
+        """Whether a value that the original lacks lies behind the place where it was interrupted.
+
+        Numbers and fingerprints of one process come in order, so what is missing before its last step was
+        never made. A checkpoint takes time to write: any after the last may have been lost.
+        """
+        return self.open_ended and (
+            step > self._last_checkpoint
+            if key.kind == "checkpoint"
+            else step >= self._last_of_rank.get(key.rank, -math.inf)
+        )
+
+    @cached_property
+    def _last_checkpoint(self) -> float:
+        steps = (s for key, sequence in self.series.items() if key.kind == "checkpoint" for s in sequence.steps)
+        return max(steps, default=-math.inf)
+
+    @cached_property
+    def _last_of_rank(self) -> dict[int | None, float]:
+        last: dict[int | None, float] = {}
+        for key, sequence in self.series.items():
+            if key.kind != "checkpoint":
+                last[key.rank] = max((last.get(key.rank, -math.inf), *sequence.steps))
+        return last
+
+
+def parts(event: ParametersFingerprinted | CheckpointWritten) -> dict[str, str]:
+    """The digests that an event holds, the most telling first."""
+    if isinstance(event, CheckpointWritten):
+        return {file.path: file.digest for file in sorted(event.files, key=lambda file: file.path)}
+    tensors = {f"tensor {name}": digest for name, digest in event.tensors.items()}
+    optimizer = {"optimizer": event.optimizer} if event.optimizer is not None else {}
+    return {**tensors, "parameters": event.parameters, **optimizer}
+
+
+def artifacts(state: RunState) -> dict[str, str]:
+    """Digest of each artifact by its path, in a form that does not depend on where the code lies."""
+    layout = Layout(state) if state.code else None
+    return {layout.artifact(path) if layout else path: a.digest for path, a in state.artifacts.items()}
+
+
+def _metrics(state: RunState) -> dict[Key, Sequence]:
+    found = {}
+    for rank, columns in state.columns.items():
+        for name in sorted(columns):
+            series = state.series(name, rank=rank)
+            points = zip(series.step, series.attempt, series.value, strict=True)
+            key = Key("metric", name, rank)
+            found[key] = _sequence(_Point(step, attempt, {"": value}) for step, attempt, value in points)
+    return found
+
+
+def _fingerprints(state: RunState) -> dict[Key, Sequence]:
+    kept = {id(event) for event in state.effective(state.fingerprinted)}
+    made = [_Point(e.step, attempt, parts(e)) for attempt, e in state.fingerprinted if id(e) in kept]
+    return {FINGERPRINT: _sequence(made)} if made else {}
+
+
+def _checkpoints(state: RunState) -> dict[Key, Sequence]:
+    forced = _forced(state)
+    found: dict[Key, list[_Point]] = {}
+    for e in state.effective(state.written):
+        point = _Point(e.step, e.attempt, parts(e), optional=id(e) in forced)
+        found.setdefault(Key("checkpoint", e.name), []).append(point)
+    return {key: _sequence(points) for key, points in found.items()}
+
+
+def _forced(state: RunState) -> set[int]:
+    """Identities of the checkpoints that attempts may have written only because they were interrupted.
+
+    A trainer that is told to stop saves the step it has reached, whatever its schedule says.
+    """
+    found = set()
+    for attempt in state.attempts:
+        if isinstance(attempt.ended, RunCompleted | RunFailed):
+            continue
+        written = [event for number, event in state.written if number == attempt.number]
+        last = max(_last_logged(state, attempt.number), max((e.step for e in written), default=-math.inf))
+        found |= {id(event) for event in written if event.step >= last}
+    return found
+
+
+def _last_logged(state: RunState, attempt: int) -> float:
+    series = (state.series(name, effective=False).of_attempt(attempt) for name in state.metrics)
+    return max((step for one in series for step in one.step), default=-math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    step: float
+    attempt: int
+    value: Parts
+    optional: bool = False
+
+
+def _sequence(points: Iterable[_Point]) -> Sequence:
+    """A series without what a resumed attempt said once more about the step that it began at."""
+    first: dict[float, int] = {}
+    kept = [point for point in points if first.setdefault(point.step, point.attempt) == point.attempt]
+    return Sequence(
+        tuple(point.step for point in kept),
+        tuple(point.value for point in kept),
+        frozenset(index for index, point in enumerate(kept) if point.optional),
+    )

@@ -1,0 +1,91 @@
+"""`ledger train` as the user sees it: the bar, the summary, the recipe's keys, and the samples behind a step."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from ledger.cli import main
+from tests.e2e.desk import Desk
+from tests.e2e.test_cli_look import on_terminal
+
+RECIPE = """
+task = "ledger_trainer.tasks.kjv:gpt"
+seed = 7
+steps = 12
+[data.train]
+uri = "file:kjv.txt"
+[task_options]
+n_layer = 1
+n_head = 2
+n_embd = 16
+block_size = 16
+[batch]
+size = 4
+[log]
+every = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    desk = Desk(tmp_path_factory.mktemp("desk"))
+    desk.run("python", "-m", "ledger_trainer.tasks.kjv", "whole.txt")
+    text = (desk.home / "whole.txt").read_text()[:20_000]
+    (desk.home / "whole.txt").unlink()
+    desk.write(kjv__txt=text, recipe__toml=RECIPE)
+    return desk
+
+
+@pytest.fixture(scope="module")
+def told(desk: Desk) -> str:
+    """What the terminal showed of a training."""
+    return on_terminal(desk, "train", "recipe.toml", "optim.lr=0.01", "--tag", "small", columns=100)
+
+
+def test_a_bar_shows_step_loss_and_pace_and_a_line_sums_up(told: str) -> None:
+    assert re.search(r"run-1 .* 12/12 steps · train/loss [\d.]+ · [\d.e+]+ steps/s", told)
+    assert re.fullmatch(
+        r".*run-1 completed · 12 steps · (val|train)/loss [\d.]+ · ledger show run-1", told.splitlines()[-1]
+    )
+
+
+@pytest.mark.usefixtures("told")
+def test_the_recipe_is_on_record_with_its_overrides(desk: Desk) -> None:
+    (facts,) = desk.ledger("show", "run-1", "--json").json
+    assert facts["config"]["optim"]["lr"] == 0.01
+    assert facts["overrides"] == ["optim.lr=0.01"]
+    assert (facts["kind"], facts["seed"], facts["tags"]) == ("train", 7, ["small"])
+
+
+@pytest.mark.usefixtures("told")
+def test_audit_lists_the_samples_of_a_step_even_when_the_data_have_changed(desk: Desk) -> None:
+    (before,) = desk.ledger("audit", "run-1", "--step", "5", "--json").json
+    assert [len(rank) for rank in before["samples"]] == [4]
+    assert "rank 0" in desk.ledger("audit", "run-1", "--step", "5").out
+    data = desk.home / "kjv.txt"
+    kept = data.read_text()
+    data.write_text(kept[:10_000])
+    after = desk.ledger("audit", "run-1", "--step", "5", "--json")
+    data.write_text(kept)
+    assert after.json[0]["samples"] == before["samples"]
+    assert "no longer what was pinned" in after.err
+    assert "steps 1 to 12" in desk.ledger("audit", "run-1", "--step", "13", code=2).err
+
+
+def test_help_shows_every_key_of_a_recipe_with_its_default(desk: Desk) -> None:
+    told = desk.ledger("train", "--help").out
+    assert re.search(r"optim.lr +number = 0.0003", told)
+    assert re.search(r"steps +integer required", told)
+
+
+def test_without_torch_it_says_what_to_install(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk.home)
+    monkeypatch.setattr("ledger.cli.train._torch_is_missing", lambda: True)
+    done = CliRunner().invoke(main, ["train", "recipe.toml", "--ledger", "none"])
+    assert done.exit_code == 4
+    assert "mend: pip install 'training-ledger[torch]'" in done.stderr
+    assert not (desk.home / "none").exists()
+    assert "pip install 'training-ledger[torch]'" in CliRunner().invoke(main, ["train", "--help"]).output
