@@ -39,19 +39,19 @@ def init(session: Session) -> None:
     """
     from ledger.settings import FILE
 
+    existed = session.exists
+    with session.writing() as book:  # first: settings that name a place where no ledger can be would be in the way
+        runs = len(book.runs())
+    if existed:
+        render.talk(f"there is a ledger in {session.place} already, with {render.count(runs, 'run')}")
+    else:
+        render.line(f"created {session.place}")
     toml = Path.cwd() / FILE
     if toml.exists():
         render.talk(f"{FILE} is here already: left as it is")
     else:
         _write_settings(toml, session.url)
         render.line(f"wrote {FILE}")
-    existed = session.exists
-    with session.writing() as book:
-        runs = len(book.runs())
-    if existed:
-        render.talk(f"there is a ledger in {session.place} already, with {render.count(runs, 'run')}")
-    else:
-        render.line(f"created {session.place}")
     render.talk("next: `ledger run -- COMMAND` or `ledger train CONFIG.toml`, then `ledger ls`")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,22 +81,12 @@ class Session:
     def writing(self) -> Iterator[Book]:
         """The ledger, open; an embedded one is created where there is none."""
         with self._open() as book:
-            self._ignore()
             yield book
 
     def _open(self) -> Book:
         from ledger.book import open_ledger
 
         return open_ledger(settings=self.settings)
-
-    def _ignore(self) -> None:
-        """Keep an embedded ledger out of the repository around it: git would offer it for every commit."""
-        from ledger.settings import FOLDER
-
-        home = self.database.parent if self.database else None
-        if home and home.name == FOLDER and not (home / ".gitignore").exists():
-            with suppress(OSError):
-                (home / ".gitignore").write_text("*\n")
 
 
 def find_run(book: Book, reference: str) -> str:

@@ -75,10 +75,12 @@ class Layout:
     def mirrored(self, path: str) -> str | None:
         """Where a place in the code's or the working directory is, relative to the workspace; None elsewhere."""
         path = os.path.normpath(path)
-        for place, to in self._mirrored:
-            if is_below(path, place):
-                return os.path.normpath(os.path.join(to, os.path.relpath(path, place)))
-        return None
+        # The deepest one decides: a replay's working directory may lie below its original's code.
+        around = [(place, to) for place, to in self._mirrored if is_below(path, place)]
+        if not around:
+            return None
+        place, to = max(around, key=lambda each: len(each[0]))
+        return os.path.normpath(os.path.join(to, os.path.relpath(path, place)))
 
     def place_data(self, data: Mapping[str, DataCommit], tree: Manifest | None) -> dict[str, str]:
         """The place of each data set: where it lay if that is mirrored and its own, else below ``DATA``."""

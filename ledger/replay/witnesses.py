@@ -83,13 +83,16 @@ class Witnesses:
     open_ended: bool
     """Whether the original was interrupted: it is compared as far as it came, and its artifacts, which may be
     half-written, are not."""
+    resumed: frozenset[float] = frozenset()
+    """Steps that attempts went on from."""
 
     @classmethod
     def of(cls, state: RunState) -> Witnesses:
         """The witnesses of a run; of one whose end nobody recorded, those up to where it came."""
         series = {**_metrics(state), **_fingerprints(state), **_checkpoints(state)}
         open_ended = state.status in ("interrupted", "running")
-        return cls(series, {} if open_ended else artifacts(state), open_ended)
+        resumed = frozenset(step for step in state.resumed_at.values() if step is not None)
+        return cls(series, {} if open_ended else artifacts(state), open_ended, resumed)
 
     @property
     def empty(self) -> bool:
@@ -106,11 +109,15 @@ class Witnesses:
         return max((s for sequence in self.series.values() for s in sequence.steps), default=None)
 
     def beyond(self, key: Key, step: float) -> bool:
-        """Whether a value that the original lacks lies behind the place where it was interrupted.
+        """Whether a value that the original lacks lies behind a place where it was interrupted.
 
-        Numbers and fingerprints of one process come in order, so what is missing before its last step was
+        A step may have several checkpoints. An attempt killed between two of them is resumed from the first, and
+        the second is never written. Otherwise it is the end that counts:
+        numbers and fingerprints of one process come in order, so what is missing before its last step was
         never made. A checkpoint takes time to write: any after the last may have been lost.
         """
+        if key.kind == "checkpoint" and step in self.resumed:
+            return True
         return self.open_ended and (
             step > self._last_checkpoint
             if key.kind == "checkpoint"

@@ -413,6 +413,16 @@ def test_a_checkpoint_that_only_an_interruption_made_is_not_asked_for() -> None:
     assert judge(original, [*curve, last, DONE]).verdict == "diverged"
 
 
+def test_a_checkpoint_that_a_kill_prevented_is_no_surplus_where_the_next_attempt_went_on() -> None:
+    best = checkpoint(2, model="b").model_copy(update={"name": "best_model_step_2"})
+    curve = points("loss", [(1, 1.0), (2, 0.5)])
+    original = [*curve, best, resumed(2, 2), *points("loss", [(3, 0.4)]), DONE]
+    whole = [*curve, best, checkpoint(2, model="b"), *points("loss", [(3, 0.4)]), DONE]
+    assert judge(original, whole).verdict == "identical"
+    elsewhere = [*curve, best, *points("loss", [(3, 0.4)]), checkpoint(3, model="c"), DONE]
+    assert judge(original, elsewhere).verdict == "diverged"
+
+
 def test_a_replay_stopped_at_its_divergence_is_not_blamed_for_the_rest() -> None:
     curve = points("x", [(step, 1.0) for step in range(5)])
     judgement = judge(

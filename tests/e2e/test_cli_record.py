@@ -69,6 +69,12 @@ def test_a_command_that_does_not_exist(desk: Desk) -> None:
     assert "mend: " in done.err
 
 
+def test_what_the_terminal_cannot_say_is_spelled_out(desk: Desk) -> None:
+    desk.ledger("run", "--tag", "→", "--", "true")
+    assert desk.ledger("ls").out.rstrip().endswith("→")
+    assert desk.ledger("ls", PYTHONIOENCODING="latin-1").out.rstrip().endswith("\\u2192")
+
+
 def test_no_command_at_all(desk: Desk) -> None:
     assert "COMMAND" in desk.ledger("run", code=2).err
     assert not (desk.home / ".ledger").exists()

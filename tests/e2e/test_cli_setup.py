@@ -54,6 +54,13 @@ def test_init_elsewhere_is_remembered(desk: Desk) -> None:
     assert len(desk.ledger("ls", "--ledger", "shared/books", "--json").json) == 1
 
 
+def test_init_where_no_ledger_can_be_leaves_nothing(desk: Desk) -> None:
+    (desk.home / "file").touch()
+    done = desk.ledger("init", "--ledger", "file/ledger", code=4)
+    assert "mend: " in done.err
+    assert not (desk.home / "ledger.toml").exists()
+
+
 def test_a_ledger_made_by_its_first_run_is_not_seen_by_git_either(desk: Desk) -> None:
     desk.ledger("run", "--", "true")
     assert desk.git("status", "--porcelain") == ""

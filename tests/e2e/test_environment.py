@@ -1,0 +1,99 @@
+"""What differs around a run is told, and only the numbers decide."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.e2e.desk import Desk
+
+
+def install(site: Path, version: str) -> None:
+    """Put a distribution where Python finds it, at this version and no other."""
+    for old in site.glob("sample-*.dist-info/METADATA"):
+        old.unlink()
+        old.parent.rmdir()
+    metadata = site / f"sample-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: sample\nVersion: {version}\n")
+
+
+def test_another_version_of_a_package_is_told_before_anything_runs(desk: Desk, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    install(site, "1.0")
+    script = """
+        import importlib.metadata, ledger
+        with ledger.start_run() as run:
+            run.log({"version": float(importlib.metadata.version("sample"))}, step=1)
+    """
+    desk.write(train__py=textwrap.dedent(script))
+    desk.ledger("run", "--", "python", "train.py", PYTHONPATH=str(site))
+
+    install(site, "2.0")
+    planned = desk.ledger("replay", "run-1", "--plan", PYTHONPATH=str(site)).out
+    assert "sample 1.0 → 2.0" in planned
+    assert len(desk.ledger("ls", "--json").json) == 1
+
+    done = desk.ledger("replay", "run-1", code=1, PYTHONPATH=str(site)).out
+    assert done.startswith("diverged")
+    assert "sample 1.0 → 2.0" in done
+    assert "version" in done
+
+
+def test_racing_threads_are_identical_only_if_their_numbers_were(desk: Desk) -> None:
+    script = """
+        import threading, ledger
+        with ledger.start_run(seed=1) as run:
+            for step in range(20):
+                order = []
+                threads = [threading.Thread(target=order.append, args=(n,)) for n in range(8)]
+                [t.start() for t in threads]
+                [t.join() for t in threads]
+                # The sum of floats depends on its order.
+                run.log({"sum": sum(10.0 ** (n * 3) * (-1) ** n / 3 for n in order), "first": id(order) % 997}, step=step)
+    """
+    desk.write(train__py=textwrap.dedent(script))
+    desk.ledger("run", "--", "python", "train.py")
+    done = desk.ledger("replay", "run-1", "--keep-going", code=None)
+    equal = desk.metrics("run-1") == desk.metrics("run-2")
+    assert done.out.startswith("identical") == equal
+    assert (done.code == 0) == equal
+
+
+def test_a_dirty_tree_is_replayed_after_the_user_has_gone_on(desk: Desk) -> None:
+    desk.write(
+        train__py="import ledger, model\nledger.start_run().log({'width': model.WIDTH})\n", model__py="WIDTH = 1\n"
+    )
+    desk.commit()
+    desk.write(model__py="WIDTH = 2\n", notes__txt="untracked")
+    desk.ledger("run", "--", "python", "train.py")
+
+    desk.write(model__py="WIDTH = 3\n")
+    (desk.home / "notes.txt").unlink()
+    desk.commit()
+    desk.git("checkout", "--quiet", "-b", "elsewhere")
+    desk.write(model__py="WIDTH = 4\n")
+    before = desk.git("status", "--porcelain=v2", "--branch")
+    index = (desk.home / ".git/index").read_bytes()
+
+    assert desk.ledger("replay", "run-1").out.startswith("identical")
+    assert desk.ledger("replay", "run-1", "--to", "rebuilt").code == 0
+    assert (desk.home / "rebuilt/model.py").read_text() == "WIDTH = 2\n"
+    assert (desk.home / "rebuilt/notes.txt").read_text() == "untracked"
+
+    assert (desk.home / ".git/index").read_bytes() == index
+    assert (desk.home / "model.py").read_text() == "WIDTH = 4\n"
+    after = [line for line in desk.git("status", "--porcelain=v2", "--branch").splitlines() if "rebuilt" not in line]
+    assert after == before.splitlines()
+
+
+def test_a_command_that_knows_nothing_of_ledger_is_judged_by_its_outputs(desk: Desk) -> None:
+    desk.ledger("run", "--out", "out.txt", "--", "sh", "-c", "echo 3 > out.txt")
+    desk.ledger("run", "--out", "out.txt", "--", "sh", "-c", "date +%N > out.txt")
+    assert desk.ledger("replay", "run-1").out.startswith("identical")
+    diverged = desk.ledger("replay", "run-2", code=1).out
+    assert diverged.startswith("diverged")
+    assert "out.txt" in diverged
