@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ledger.objects.manifest import Entry, Manifest
     from ledger.objects.store import ObjectStore
     from ledger.read.state import RunState
-    from ledger.record.run import Data, Run, current_run, start_run
+    from ledger.record.data import Data
+    from ledger.record.run import Run, current_run, start_run
     from ledger.settings import Settings, find_settings
 
 __version__ = "0.1.0"
@@ -45,7 +46,7 @@ __all__ = [
 # Resolved on first use: `import ledger` in somebody's training script must not cost them a database driver.
 _HOME: Final = {
     "Book": "ledger.book",
-    "Data": "ledger.record.run",
+    "Data": "ledger.record.data",
     "Entry": "ledger.objects.manifest",
     "Hasher": "ledger.objects.hashing",
     "Keeper": "ledger.checkpoints.keeper",

@@ -191,6 +191,8 @@ class ConfigResolved(Event):
     digest: str
     withheld: tuple[str, ...] = ()
     """Dotted keys whose values were secrets and are not in the log."""
+    seed: int | None = None
+    """The seed that the program stated itself, where the command that started it could not know it."""
 
 
 class DataCommitted(Event, DataCommit):

@@ -11,12 +11,11 @@ import click
 
 from ledger.cli import render
 from ledger.cli.options import command
-from ledger.errors import DataUnavailable, RunNotFound, UsageError
+from ledger.errors import RunNotFound, UsageError
 
 if TYPE_CHECKING:
     from ledger.book import Book
     from ledger.cli.session import Session
-    from ledger.events import DataCommitted
     from ledger.read.lineage import Origin
     from ledger.read.state import RunState
 
@@ -81,30 +80,16 @@ def _resolve(book: Book, target: str) -> tuple[str, list[Origin]]:
 
 
 def _samples(book: Book, state: RunState, step: int) -> list[list[int]]:
+    from ledger.record.data import place
+
     original = book.run(state.started.replay_of) if state.started.replay_of else state
     if original.started.kind != "train":
         raise UsageError(
             f"{state.name} was no training from a recipe: which samples it read is not known",
             mend="leave out --step",
         )
-    places = {name: _place(book, committed) for name, committed in state.data.items()}
+    places = {name: place(book, committed) for name, committed in state.data.items()}
     return book.plugins.trainer(book.settings).samples(state.config, places, step)
-
-
-def _place(book: Book, committed: DataCommitted) -> Path:
-    """Where the data lie, verified: in place, or else fetched."""
-    source = book.plugins.data_source_named(committed.provider, committed.uri, book.settings, book.objects)
-    try:
-        filesystem, path = source.open(committed)
-        if "file" in filesystem.protocol:
-            return Path(path)
-    except DataUnavailable:
-        render.talk(f"{committed.uri} is no longer what was pinned: fetching what was")
-    copy = book.settings.scratch / "data" / committed.digest
-    if not copy.exists():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        source.fetch(committed, copy)
-    return copy
 
 
 def _facts(audited: _Audited) -> dict[str, Any]:

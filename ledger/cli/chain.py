@@ -43,7 +43,7 @@ def _print_run(state: RunState, names: Mapping[str, str]) -> None:
             ("typed", shlex.join(started.invocation)),
             ("command", shlex.join(started.command)),
             ("processes", str(state.world.processes)),
-            ("seed", "none recorded" if started.seed is None else str(started.seed)),
+            ("seed", "none recorded" if state.seed is None else str(state.seed)),
             ("attempts", [_attempt(state, number) for number in range(len(state.attempts))][1:]),
             ("id", state.id),
         ]
@@ -143,7 +143,13 @@ def _line(section: Mapping[str, Any]) -> str:
 
 
 def _lines(section: Mapping[str, Any]) -> list[str]:
-    return [f"{key} {render.exact(value)}" for key, value in render.flat(section).items()]
+    return [f"{key} {_opening(render.exact(value))}" for key, value in render.flat(section).items()]
+
+
+def _opening(text: str) -> str:
+    """The first line of a text of several: what a library prints about its build fills pages."""
+    first, *more = text.splitlines() or [""]
+    return f"{first.strip() or more[0].strip()} … (all of it with --json)" if more else text
 
 
 def _print_checkpoints(state: RunState) -> None:

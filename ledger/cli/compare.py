@@ -83,7 +83,7 @@ def _run(state: RunState) -> dict[str, Any]:
         "seconds": render.between(state.started_at, ended_at) if ended_at else None,
         "step": state.last_step,
         "processes": state.world.processes,
-        "seed": state.started.seed,
+        "seed": state.seed,
     }
 
 

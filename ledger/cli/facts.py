@@ -29,7 +29,7 @@ def run_facts(state: RunState) -> dict[str, Any]:
         "command": started.command,
         "directory": started.directory,
         "processes": state.world.processes,
-        "seed": started.seed,
+        "seed": state.seed,
         "tags": state.tags,
         "project": started.project,
         "user": started.user,

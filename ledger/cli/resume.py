@@ -24,7 +24,7 @@ def resume(session: Session, run: str) -> int:
     from ledger.cli.outcome import conclude
     from ledger.cli.progress import Bar
     from ledger.cli.session import find_run
-    from ledger.record.command import resume_command
+    from ledger.record.resume import resume_command
 
     with session.reading() as book:
         run_id = find_run(book, run)

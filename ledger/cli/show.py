@@ -58,7 +58,7 @@ def _overview(state: RunState, names: Mapping[str, str]) -> None:
             ("command", shlex.join(started.command)),
             ("directory", started.directory),
             ("processes", str(state.world.processes) if state.world.processes > 1 else ""),
-            ("seed", "" if started.seed is None else str(started.seed)),
+            ("seed", "" if state.seed is None else str(state.seed)),
             ("tags", " ".join(state.tags)),
             (
                 "commit",

@@ -92,6 +92,12 @@ class RunState:
         return self.resolved.config if self.resolved else {}
 
     @property
+    def seed(self) -> int | None:
+        """The seed, stated by the command or by the program itself; None where nobody stated one."""
+        stated = self.resolved.seed if self.resolved else None
+        return self.started.seed if stated is None else stated
+
+    @property
     def world(self) -> World:
         """How many processes train together."""
         return self.started.world

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ledger.book import Book, this_process
 from ledger.errors import (
-    CheckpointUnavailable,
-    ConcurrentAppend,
-    Conflict,
     LedgerError,
-    NotReplayable,
 )
 from ledger.events import (
     CodeCaptured,
@@ -28,33 +22,20 @@ from ledger.events import (
     RunFailed,
     RunInterrupted,
     RunStarted,
-    TrainingResumed,
     World,
 )
 from ledger.hooks.ports import Launch
 from ledger.read.state import fold
-from ledger.record.capture.code import changed_since
 from ledger.record.capture.console import Console
 from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secrets import Redactor
-from ledger.record.run import (
-    begin,
-    capture,
-    data_variable,
-    environment,
-    new_run,
-    pin_data,
-    resolved_config,
-    written_artifact,
-)
+from ledger.record.data import data_places, pin_data
+from ledger.record.facts import begin, capture, environment, new_run, resolved_config, written_artifact
 from ledger.record.supervise import Exit, supervise
 from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ledger.codec import Recorded
-    from ledger.events import CheckpointWritten
     from ledger.read.state import RunState
 
 Watch = Callable[["Recorded"], bool]
@@ -184,50 +165,6 @@ def begin_replay(
     return Started(run_id, name)
 
 
-def resume_command(
-    book: Book,
-    reference: str,
-    *,
-    watch: Watch | None = None,
-    on_start: Callable[[Started], None] | None = None,
-) -> Outcome:
-    """Go on with a run from its newest whole checkpoint, as a new attempt.
-
-    Raises ``Conflict`` where the run still trains or another process resumes it at this moment, ``LedgerError``
-    where there is nothing to resume or the code is no longer what was recorded.
-    """
-    state = book.run(reference)
-    _must_be_resumable(book, state)
-    directory = Path(state.started.directory)
-    attempt = state.attempt.number + 1
-    with _restored(book, state, attempt) as (checkpoint, place, skipped):
-        resumed = TrainingResumed(
-            attempt=attempt,
-            step=checkpoint.step if checkpoint else None,
-            checkpoint=checkpoint.digest if checkpoint else None,
-            uri=checkpoint.uri if checkpoint else None,
-            skipped=skipped,
-            process=this_process(),
-        )
-        facts = [resumed, environment(book, interpreter_of(state.started.command, directory=directory))]
-        try:
-            book.append(state.id, *facts, attempt=attempt, expected_version=state.version)
-        except ConcurrentAppend as error:
-            raise Conflict(
-                f"{state.name} was resumed by another process at the same moment",
-                mend=f"`ledger show {state.name}` tells where it runs",
-            ) from error
-        run = Started(state.id, state.name, attempt)
-        if on_start:
-            on_start(run)
-        environ = data_places(_verified_data(book, state))
-        if checkpoint:
-            environ |= {"LEDGER_RESUME_FROM": str(place), "LEDGER_RESUME_STEP": repr(checkpoint.step)}
-        launch = Launch(state.started.command, directory, environ)
-        outputs = [Path(path) for path in state.artifacts]
-        return carry_out(book, run, launch, state.world, outputs=outputs, watch=watch)
-
-
 def carry_out(
     book: Book,
     run: Started,
@@ -259,11 +196,6 @@ def carry_out(
         facts.append(RunAnnotated(text=f"the console was not kept whole: {console.failure}"))
     facts += [_output(book, launch.directory, path) for path in outputs]
     return _end(book, run, ended, facts)
-
-
-def data_places(places: Mapping[str, Path]) -> dict[str, str]:
-    """Environment variables that tell a command where its data sets lie."""
-    return {data_variable(name): str(path) for name, path in places.items()}
 
 
 def _seen(environ: Mapping[str, str], launch: Launch) -> dict[str, str]:
@@ -323,77 +255,6 @@ def _ending(ended: Exit, state: RunState) -> RunCompleted | RunFailed | RunInter
     return RunFailed(
         exception=told[-1] if told else died, traceback=ended.last_traceback, exit_code=ended.code, step=step
     )
-
-
-def _must_be_resumable(book: Book, state: RunState) -> None:
-    name = state.name
-    if state.started.kind == "replay":
-        raise LedgerError(
-            f"{name} is a replay", mend=f"replay its original once more: `ledger replay {state.started.replay_of}`"
-        )
-    if state.status == "completed":
-        raise LedgerError(
-            f"{name} has completed: there is nothing to resume", mend=f"`ledger replay {name}` repeats it"
-        )
-    if state.status == "running" and book.alive(state.attempt.process):
-        process = state.attempt.process
-        raise Conflict(
-            f"{name} still trains: process {process.pid} on {process.host}",
-            mend=f"stop it first: kill {process.pid}",
-        )
-    if not Path(state.started.directory).is_dir():
-        raise LedgerError(
-            f"{name} ran in {state.started.directory}, which is gone",
-            mend=f"`ledger replay {name} --to DIR` rebuilds its code elsewhere",
-        )
-    if state.code is None:
-        raise NotReplayable(name, ("its code was not captured",))
-    if changed := changed_since(state.code, book.objects, book.hasher):
-        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-        raise LedgerError(
-            f"the code has changed since {name} started ({shown}): what went on would be another run",
-            mend="restore those files, or start a new run",
-        )
-
-
-@contextmanager
-def _restored(
-    book: Book, state: RunState, attempt: int
-) -> Iterator[tuple[CheckpointWritten | None, Path, tuple[str, ...]]]:
-    """The newest whole checkpoint, fetched and verified, and why newer ones were passed over."""
-    place = book.settings.scratch / "resume" / f"{state.id}-{attempt}-{os.getpid()}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    skipped: list[str] = []
-    chosen = None
-    try:
-        for checkpoint in reversed(state.checkpoints):
-            try:
-                book.checkpoints().read(checkpoint, place)
-            except LedgerError as error:
-                if not isinstance(error, CheckpointUnavailable) and error.exit_code != 1:
-                    raise
-                skipped.append(f"{checkpoint.name}: {error}")
-            else:
-                chosen = checkpoint
-                break
-        yield chosen, place, tuple(skipped)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _verified_data(book: Book, state: RunState) -> dict[str, Path]:
-    """Where each data set lies, bit for bit as it was pinned; a copy where the place itself has changed."""
-    places = {}
-    for name, commit in state.data.items():
-        source = book.plugins.data_source_named(commit.provider, commit.uri, book.settings, book.objects)
-        place = Path(commit.path)
-        if not place.exists() or book.hasher.tree(place, follow=True).digest != commit.digest:
-            place = book.settings.scratch / "data" / commit.digest
-            if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                source.fetch(commit, place)
-        places[name] = place
-    return places
 
 
 def _output(book: Book, directory: Path, path: Path) -> Event:

@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback as tracebacks
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 from ledger.book import Book, open_ledger, this_process
-from ledger.codec import canonical_digest, new_id
 from ledger.errors import FencedAttempt, NotFound, UsageError
 from ledger.events import (
-    ArtifactWritten,
     CheckpointDeleted,
     CheckpointWritten,
-    ConfigResolved,
-    DataCommitted,
     EnvironmentCaptured,
     ParametersFingerprinted,
     RunAnnotated,
     RunCompleted,
-    RunFailed,
     RunInterrupted,
     RunStarted,
     World,
 )
-from ledger.record.capture.code import capture_code
-from ledger.record.capture.environment import capture_environment
-from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secrets import Redactor
+from ledger.record.data import Data, pin_data
+from ledger.record.facts import begin, capture, failure, new_run, resolved_config, written_artifact
 from ledger.record.writer import Writer
-from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,39 +37,7 @@ if TYPE_CHECKING:
 
     from ledger.codec import Recorded
     from ledger.events import Event
-    from ledger.hooks.ports import DataSource
     from ledger.read.state import RunState
-    from ledger.record.capture.interpreter import Interpreter
-
-
-class Data:
-    """A data set that a run reads, at the commit that is on record."""
-
-    def __init__(self, book: Book, committed: DataCommitted) -> None:
-        self.commit = committed
-        self._book = book
-
-    def fetch(self) -> Path:
-        """A local path with the data: where they lie already, or a verified copy."""
-        if placed := os.environ.get(data_variable(self.commit.name)):
-            return Path(placed)
-        filesystem, path = self._source.open(self.commit)
-        if "file" in _protocols(filesystem):
-            return Path(path)
-        copy = self._book.settings.scratch / "data" / self.commit.digest
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            self._source.fetch(self.commit, copy)
-        return copy
-
-    def open(self) -> tuple[Any, str]:
-        """An fsspec filesystem and the path in it to stream the data from."""
-        return self._source.open(self.commit)
-
-    @property
-    def _source(self) -> DataSource:
-        provider, uri = self.commit.provider, self.commit.uri
-        return self._book.plugins.data_source_named(provider, uri, self._book.settings, self._book.objects)
 
 
 class Run:
@@ -94,7 +53,7 @@ class Run:
         self.name = state.name
         self.attempt = attempt
         self.rank = rank
-        self.seed = state.started.seed
+        self.seed = state.seed
         self.config: Mapping[str, Any] = state.config
         self.resumed_from: Path | None = None
         """Directory with the checkpoint to go on from, fetched and verified; None at a fresh start."""
@@ -117,10 +76,12 @@ class Run:
 
     # --- facts ------------------------------------------------------------------------------------------------
 
-    def set_config(self, config: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
+    def set_config(self, config: Mapping[str, Any], overrides: Sequence[str] = (), *, seed: int | None = None) -> None:
         """Record the whole configuration. Values must be what JSON and TOML can say; secrets are withheld."""
-        self._writer.append(resolved_config(config, overrides, self._redactor))
+        seed = self.seed if seed is None else seed
+        self._writer.append(resolved_config(config, overrides, self._redactor, seed=seed))
         self.config = dict(config)
+        self.seed = seed
 
     def use_data(self, name: str, uri: str, *, role: str | None = None) -> Data:
         """Pin ``uri`` to an immutable commit and record it; in a replay, what the original pinned.
@@ -303,12 +264,14 @@ def start_run(
 
     Raises ``StoreUnavailable`` where the log cannot be written: a run that cannot be recorded does not start.
     """
-    if "LEDGER_RUN" in os.environ:
-        run = current_run(book=book)
-    else:
-        run = _own_run(book or open_ledger(), seed=seed, tags=tags, project=project)
-    if config is not None and not (run.config and dict(config) == dict(run.config)):
-        run.set_config(config)
+    joined = "LEDGER_RUN" in os.environ
+    run = current_run(book=book) if joined else _own_run(book or open_ledger(), seed=seed, tags=tags, project=project)
+    asked = dict(run.config if config is None else config)
+    # A replay, and every attempt after the first, finds its configuration in the log already.
+    if asked != dict(run.config) or seed not in (None, run.seed):
+        run.set_config(asked, seed=seed)
+    if joined and tags:
+        run.annotate("", tags)
     return run
 
 
@@ -333,17 +296,6 @@ def current_run(*, book: Book | None = None) -> Run:
     return run
 
 
-def begin(book: Book, started: RunStarted, run_id: str, *facts: Event) -> list[Recorded]:
-    """Append the first events of a run's stream, all or none."""
-    return book.append(run_id, started, *facts, attempt=1)
-
-
-def new_run(book: Book) -> tuple[str, str]:
-    """UUID and name of a run that is about to start."""
-    run_id = new_id()
-    return run_id, book.store.name_run(run_stream(run_id))
-
-
 def _own_run(book: Book, *, seed: int | None, tags: Sequence[str], project: str | None) -> Run:
     run_id, name = new_run(book)
     redactor = Redactor(os.environ)
@@ -365,81 +317,6 @@ def _own_run(book: Book, *, seed: int | None, tags: Sequence[str], project: str 
     return Run(book, book.run(run_id), attempt=1, rank=None, owned=True)
 
 
-def capture(
-    book: Book,
-    directory: Path,
-    *,
-    command: Sequence[str],
-    entry_point: str | None = None,
-    exclude: Sequence[Path] = (),
-) -> list[Event]:
-    """Code and environment as they are now. ``exclude`` names data that is pinned on its own."""
-    settings = book.settings
-    interpreter = interpreter_of(command, directory=directory)
-    code = capture_code(
-        directory,
-        book.objects,
-        book.hasher,
-        limit_bytes=settings.code_limit_mb * 10**6,
-        exclude=[*settings.places(), *exclude],
-        entry_point=entry_point,
-        interpreter=interpreter,
-    )
-    return [code, environment(book, interpreter)]
-
-
-def environment(book: Book, interpreter: Interpreter, environ: Mapping[str, str] | None = None) -> EnvironmentCaptured:
-    """What a command under ``interpreter`` would run on if it were started now, with ``environ`` or this process's."""
-    sections, failures = book.plugins.environment()
-    return capture_environment(sections, failures, book.objects, environ=environ, interpreter=interpreter)
-
-
-def resolved_config(config: Mapping[str, Any], overrides: Sequence[str], redactor: Redactor) -> ConfigResolved:
-    """The configuration as it goes on record, its secrets withheld."""
-    clean, withheld = redactor.config(config)
-    try:
-        digest = canonical_digest(clean)
-    except TypeError as error:
-        raise UsageError(
-            f"the configuration cannot be recorded: {error}", mend="use numbers, text, lists and tables"
-        ) from error
-    return ConfigResolved(config=clean, overrides=redactor.argv(overrides), digest=digest, withheld=withheld)
-
-
-def pin_data(book: Book, name: str, uri: str, *, role: str | None = None) -> DataCommitted:
-    """``uri`` at the immutable commit that it means now."""
-    source = book.plugins.data_source(uri, book.settings, book.objects)
-    commit = source.pin(uri)
-    return DataCommitted(
-        **commit.model_dump(), name=name, role=role or name, provider=source.name, provider_version=source.version
-    )
-
-
-def data_variable(name: str) -> str:
-    """The environment variable that tells a command where the data set ``name`` lies."""
-    return "LEDGER_DATA_" + re.sub(r"\W", "_", name).upper()
-
-
-def written_artifact(book: Book, directory: Path, path: Path) -> ArtifactWritten:
-    """Keep ``path``, relative to ``directory`` or absolute, as an object. Raises ``NotFound``."""
-    place = directory / path
-    if not place.exists():
-        raise NotFound(f"{path} does not exist", mend="name a file or directory that the run writes")
-    manifest = book.hasher.tree(place)
-    book.objects.put_tree(place, manifest)
-    with suppress(ValueError):
-        path = place.relative_to(directory)
-    return ArtifactWritten(path=path.as_posix(), digest=manifest.digest, bytes=manifest.bytes)
-
-
-def failure(error: BaseException, step: float | None, redactor: Redactor) -> RunFailed:
-    """What is recorded of an exception that ended a run."""
-    code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-    told = redactor.text("".join(tracebacks.format_exception(error)))
-    summary = redactor.text("".join(tracebacks.format_exception_only(error)).strip())
-    return RunFailed(exception=summary, traceback=told, exit_code=code, step=step)
-
-
 def _is_failure(error: BaseException) -> bool:
     """Whether a process that a command started should report this itself; an exit code its parent sees as well."""
     return not isinstance(error, SystemExit)
@@ -453,10 +330,6 @@ def _number(name: str, value: Any) -> float:
         raise UsageError(
             f"metric {name!r} is {type(value).__name__}, not a number: {error}", mend="log one number for each metric"
         ) from error
-
-
-def _protocols(filesystem: Any) -> tuple[str, ...]:
-    return (filesystem.protocol,) if isinstance(filesystem.protocol, str) else tuple(filesystem.protocol)
 
 
 def _on_sigterm(handler: Any) -> Any:

@@ -213,7 +213,7 @@ class Comparison:
         sequence = self._witnesses.series.get(key, Sequence((), ()))
         return Check(
             name=key.what(),
-            expected=f"{len(sequence.steps)} values{self._extent()}",
+            expected=f"{len(sequence.steps)} value{'s' * (len(sequence.steps) != 1)}{self._extent()}",
             actual=self._account(tally, sequence),
             bound=self._tolerance or 0.0,
             passed=tally.first_failure is None,

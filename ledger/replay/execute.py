@@ -23,7 +23,8 @@ from ledger.errors import (
 from ledger.events import Divergence, ReplayCompared
 from ledger.hooks import ports
 from ledger.read.environment import differences
-from ledger.record.command import begin_replay, carry_out, data_places
+from ledger.record.command import begin_replay, carry_out
+from ledger.record.data import data_places
 from ledger.replay.compare import Comparison
 from ledger.replay.findings import look_up
 from ledger.replay.layout import spelled

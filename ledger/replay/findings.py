@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ledger.errors import LedgerError, ObjectNotFound, PluginUnavailable
 from ledger.hooks.ports import Availability, Launch
 from ledger.record.capture.interpreter import interpreter_of
-from ledger.record.run import environment
+from ledger.record.facts import environment
 from ledger.replay.layout import InWorkspace, is_below
 from ledger.replay.plan import Findings, program
 

@@ -179,7 +179,7 @@ def _steps(state: RunState, findings: Findings, witnesses: Witnesses) -> Iterato
     if state.resolved:
         yield WriteConfig(state.resolved)
     command = _command(state, findings, layout)
-    yield Launch(command, layout.directory, state.world, state.started.seed, outputs)
+    yield Launch(command, layout.directory, state.world, state.seed, outputs)
     yield Compare(
         metrics=sum(key.kind == "metric" for key in witnesses.series),
         points=witnesses.count("metric"),
@@ -322,7 +322,7 @@ def _warnings(state: RunState, findings: Findings) -> Iterator[str]:
             yield f"{file.path} was not captured ({file.reason})"
     for word in findings.uncaptured:
         yield f"{word} lies beside the code, but was not captured: if the command reads it, name it with --data"
-    if state.started.seed is None and state.resolved is None:
+    if state.seed is None and state.resolved is None:
         yield "no seed is on record: only a command that draws no random numbers will be identical"
 
 

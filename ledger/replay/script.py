@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from ledger.record.run import data_variable
+from ledger.record.data import data_variable
 from ledger.replay.layout import InWorkspace
 from ledger.replay.plan import Launch, MaterialiseData, RestoreEnvironment
 

@@ -230,6 +230,21 @@ def test_current_run_outside_of_one_says_how_to_start(book: Book) -> None:
     assert "ledger run" in str(caught.value.mend)
 
 
+def test_a_program_under_a_command_may_state_its_seed_and_configuration(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = start_run(book=book)
+    monkeypatch.setenv("LEDGER_RUN", outer.id)
+    with start_run({"lr": 0.1}, seed=7, tags=["inner"], book=book) as run:
+        assert (run.id, run.seed, run.config) == (outer.id, 7, {"lr": 0.1})
+    with start_run({"lr": 0.1}, seed=7, book=book):
+        pass
+    outer.finish()
+    state = book.run(outer.id)
+    assert (state.seed, state.config, state.tags) == (7, {"lr": 0.1}, ("inner",))
+    assert [r.type for r in book.store.read(f"run-{outer.id}")].count("config.resolved") == 1
+
+
 def test_rows_become_columns_with_gaps() -> None:
     batch = columns([(1, 10.0, {"a": 1.0}), (2, 11.0, {"b": 2.0}), (3, 12.0, {"a": 3.0, "b": 4.0})])
     assert batch.step == (1, 2, 3)

@@ -17,7 +17,8 @@ import ledger
 from ledger.errors import CommandFailed, UsageError
 from ledger.events import Check, RunInterrupted
 from ledger.hooks.manager import load_plugins
-from ledger.record.command import Request, record_command, resume_command
+from ledger.record.command import Request, record_command
+from ledger.record.resume import resume_command
 from ledger.replay.describe import describe
 from ledger.replay.execute import make_plan, rebuild, replay
 

@@ -15,7 +15,8 @@ import pytest
 
 import ledger
 from ledger.events import RunInterrupted
-from ledger.record.command import Request, record_command, resume_command
+from ledger.record.command import Request, record_command
+from ledger.record.resume import resume_command
 from ledger.store.base import run_stream
 
 if TYPE_CHECKING:

@@ -56,10 +56,10 @@ class Demo:
         (self.home / ".gitignore").write_text("data/\n")
         self.run("git", "init", "--quiet", "--initial-branch", "main")
         self.run("python", "-m", "ledger_trainer.tasks.kjv", "data/kjv.txt")
+        self.run("ledger", "init")
         self.run("git", "add", ".")
         identity = ("-c", "user.name=Demo", "-c", "user.email=demo@example.org")
         self.run("git", *identity, "commit", "--quiet", "--message", "A small GPT on real text")
-        self.run("ledger", "init")
 
         self.say(f"Train. In mid-training, after step {KILL_AT_STEP}, everything is killed with SIGKILL: no goodbye.")
         self.kill_in_mid_training("ledger", "train", "recipe.toml")

@@ -31,7 +31,8 @@ T = TypeVar("T")
 _PREFIXES: Final = (
     "ACCELERATE_", "ATEN_", "BLIS_", "CUBLAS", "CUDA_", "CUDNN_", "DS_", "FSDP_", "GLOO_", "GOMP_",
     "GOTO_", "HIP_", "HSA_", "JAX_", "KINETO_", "KMP_", "MIOPEN_", "MKL_", "NCCL_", "NUMEXPR_", "NVIDIA_",
-    "NVTE_", "OMP_", "ONEDNN_", "DNNL_", "OPENBLAS_", "PYTORCH_", "RCCL_", "ROCR_", "TF_", "TORCH",
+    "NVTE_", "OMP_", "ONEDNN_", "DNNL_", "OPENBLAS_", "PYTORCH_", "RCCL_", "ROCR_", "TORCH",
+    "TF_CUDNN_", "TF_DETERMINISTIC_", "TF_ENABLE_", "TF_GPU_", "TF_NUM_", "TF_XLA_",
     "TRITON_", "UCX_", "VECLIB_", "XLA_",
 )
 _NAMES: Final = frozenset({

@@ -1,0 +1,125 @@
+"""Going on with a run that was killed, stopped or failed, as a new attempt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ledger.book import Book, this_process
+from ledger.errors import CheckpointUnavailable, ConcurrentAppend, Conflict, LedgerError, NotReplayable
+from ledger.events import TrainingResumed
+from ledger.hooks.ports import Launch
+from ledger.record.capture.code import changed_since
+from ledger.record.capture.interpreter import interpreter_of
+from ledger.record.command import Outcome, Started, Watch, carry_out
+from ledger.record.data import data_places, place
+from ledger.record.facts import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ledger.events import CheckpointWritten
+    from ledger.read.state import RunState
+
+
+def resume_command(
+    book: Book,
+    reference: str,
+    *,
+    watch: Watch | None = None,
+    on_start: Callable[[Started], None] | None = None,
+) -> Outcome:
+    """Go on with a run from its newest whole checkpoint, as a new attempt.
+
+    Raises ``Conflict`` where the run still trains or another process resumes it at this moment, ``LedgerError``
+    where there is nothing to resume or the code is no longer what was recorded.
+    """
+    state = book.run(reference)
+    _must_be_resumable(book, state)
+    directory = Path(state.started.directory)
+    attempt = state.attempt.number + 1
+    with _restored(book, state, attempt) as (checkpoint, fetched, skipped):
+        resumed = TrainingResumed(
+            attempt=attempt,
+            step=checkpoint.step if checkpoint else None,
+            checkpoint=checkpoint.digest if checkpoint else None,
+            uri=checkpoint.uri if checkpoint else None,
+            skipped=skipped,
+            process=this_process(),
+        )
+        facts = [resumed, environment(book, interpreter_of(state.started.command, directory=directory))]
+        try:
+            book.append(state.id, *facts, attempt=attempt, expected_version=state.version)
+        except ConcurrentAppend as error:
+            raise Conflict(
+                f"{state.name} was resumed by another process at the same moment",
+                mend=f"`ledger show {state.name}` tells where it runs",
+            ) from error
+        run = Started(state.id, state.name, attempt)
+        if on_start:
+            on_start(run)
+        environ = data_places({name: place(book, committed) for name, committed in state.data.items()})
+        if checkpoint:
+            environ |= {"LEDGER_RESUME_FROM": str(fetched), "LEDGER_RESUME_STEP": repr(checkpoint.step)}
+        launch = Launch(state.started.command, directory, environ)
+        outputs = [Path(path) for path in state.artifacts]
+        return carry_out(book, run, launch, state.world, outputs=outputs, watch=watch)
+
+
+def _must_be_resumable(book: Book, state: RunState) -> None:
+    name = state.name
+    if state.started.kind == "replay":
+        raise LedgerError(
+            f"{name} is a replay", mend=f"replay its original once more: `ledger replay {state.started.replay_of}`"
+        )
+    if state.status == "completed":
+        raise LedgerError(
+            f"{name} has completed: there is nothing to resume", mend=f"`ledger replay {name}` repeats it"
+        )
+    if state.status == "running" and book.alive(state.attempt.process):
+        process = state.attempt.process
+        raise Conflict(
+            f"{name} still trains: process {process.pid} on {process.host}",
+            mend=f"stop it first: kill {process.pid}",
+        )
+    if not Path(state.started.directory).is_dir():
+        raise LedgerError(
+            f"{name} ran in {state.started.directory}, which is gone",
+            mend=f"`ledger replay {name} --to DIR` rebuilds its code elsewhere",
+        )
+    if state.code is None:
+        raise NotReplayable(name, ("its code was not captured",))
+    if changed := changed_since(state.code, book.objects, book.hasher):
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise LedgerError(
+            f"the code has changed since {name} started ({shown}): what went on would be another run",
+            mend="restore those files, or start a new run",
+        )
+
+
+@contextmanager
+def _restored(
+    book: Book, state: RunState, attempt: int
+) -> Iterator[tuple[CheckpointWritten | None, Path, tuple[str, ...]]]:
+    """The newest whole checkpoint, fetched and verified, and why newer ones were passed over."""
+    place = book.settings.scratch / "resume" / f"{state.id}-{attempt}-{os.getpid()}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    skipped: list[str] = []
+    chosen = None
+    try:
+        for checkpoint in reversed(state.checkpoints):
+            try:
+                book.checkpoints().read(checkpoint, place)
+            except LedgerError as error:
+                if not isinstance(error, CheckpointUnavailable) and error.exit_code != 1:
+                    raise
+                skipped.append(f"{checkpoint.name}: {error}")
+            else:
+                chosen = checkpoint
+                break
+        yield chosen, place, tuple(skipped)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
