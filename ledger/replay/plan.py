@@ -87,6 +87,8 @@ class Launch:
     seed: int | None
     outputs: tuple[Word, ...]
     """Files and directories to keep when it has ended."""
+    typed: tuple[str, ...] = ()
+    """What the user typed to train from a recipe: the trainer's own processes cannot be started by hand."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ def _steps(state: RunState, findings: Findings, witnesses: Witnesses) -> Iterato
     if state.resolved:
         yield WriteConfig(state.resolved)
     command = _command(state, findings, layout)
-    yield Launch(command, layout.directory, state.world, state.seed, outputs)
+    typed = state.started.invocation if state.started.kind == "train" else ()
+    yield Launch(command, layout.directory, state.world, state.seed, outputs, typed)
     yield Compare(
         metrics=sum(key.kind == "metric" for key in witnesses.series),
         points=witnesses.count("metric"),

@@ -84,6 +84,9 @@ def _export(name: str, quoted: str) -> Iterator[str]:
 def _launch(step: Launch) -> Iterator[str]:
     yield ""
     yield f"cd -- {_quoted(InWorkspace(step.directory))}"
+    if step.typed:
+        yield shlex.join(step.typed)
+        return
     if step.world.processes > 1:
         yield f"# It ran as {step.world.processes} processes: put your launcher before it."
     yield "# To have it recorded, put `ledger run --` before it."

@@ -385,3 +385,11 @@ def test_the_script_is_a_script_whatever_the_names(tmp_path: Path) -> None:
     assert done.stdout.split("\0")[:-1] == [HOSTILE, f"--in={work}/{HOSTILE}"]
     assert sorted(os.listdir(tmp_path)) == ["it's there", "replay.sh"]
     assert os.listdir(work) == []
+
+
+def test_the_script_of_a_training_types_what_the_user_typed() -> None:
+    typed = ("ledger", "train", "recipe.toml", "optim.lr=1e-3", "--nproc", "2")
+    launch = Launch(("python", "-m", "trainer"), ".", World(processes=2), 7, (), typed)
+    assert script(Plan("0190", "run-1", (launch,))).endswith(
+        'cd -- "$DIR"\nledger train recipe.toml optim.lr=1e-3 --nproc 2\n'
+    )
