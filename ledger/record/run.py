@@ -9,12 +9,13 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 from ledger.book import Book, open_ledger, this_process
-from ledger.errors import FencedAttempt, NotFound, UsageError
+from ledger.errors import FencedAttempt, LedgerError, NotFound, UsageError
 from ledger.events import (
     CheckpointDeleted,
     CheckpointWritten,
@@ -70,9 +71,7 @@ class Run:
         self._signal: str | None = None
         if owned:
             self._previous_sigterm = _on_sigterm(self._terminated)
-            atexit.register(self._at_exit)
-        else:
-            atexit.register(self._close)
+        atexit.register(self._at_exit)
 
     # --- facts ------------------------------------------------------------------------------------------------
 
@@ -208,7 +207,13 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish_with(error)
+        try:
+            self._finish_with(error)
+        except LedgerError as unrecorded:
+            if error is None:
+                raise
+            # What ended the run must not be hidden behind the failure to record it.
+            warnings.warn(f"how {self.name} ended is not on record: {unrecorded}", RuntimeWarning, stacklevel=2)
 
     def _finish_with(self, error: BaseException | None) -> None:
         """End the run as ``error``, or its absence, tells."""
@@ -240,9 +245,14 @@ class Run:
                 signal.signal(signal.SIGTERM, self._previous_sigterm)
 
     def _at_exit(self) -> None:
-        # Reached with the run still open only where it was used without `with`.
-        if not self._ended:
-            self._finish_with(getattr(sys, "last_value", None))
+        # Reached with the run still open only where it was used without `with`, or where its end failed.
+        try:
+            if self._owned and not self._ended:
+                self._finish_with(getattr(sys, "last_value", None))
+            else:
+                self._close()
+        except LedgerError as error:
+            warnings.warn(f"the last facts of {self.name} did not reach the log: {error}", RuntimeWarning, stacklevel=2)
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name

@@ -8,7 +8,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from ledger.errors import FencedAttempt, LedgerError
+from ledger.errors import FencedAttempt, LedgerError, UsageError
 from ledger.events import MetricsLogged
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Writer:
         """Take a row; it is in the log soon, and before any fact that is appended later."""
         if self._fenced:
             raise self._fenced
+        if self._closed:
+            raise UsageError("the run has ended: nothing more can be logged", mend="log before finish(), inside `with`")
         self._rows.append(row)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)

@@ -14,7 +14,7 @@ import pytest
 
 import ledger
 from ledger.book import Book
-from ledger.errors import FencedAttempt, NotFound, UsageError
+from ledger.errors import FencedAttempt, NotFound, StoreUnavailable, UsageError
 from ledger.events import RunCompleted, RunFailed, RunInterrupted, TrainingResumed
 from ledger.record.run import start_run
 from ledger.record.writer import columns
@@ -222,6 +222,31 @@ def test_a_fenced_attempt_is_told_so(book: Book) -> None:
         run.log({"a": 2}, step=2)
         run.flush()
     assert book.run(run.id).series("a", effective=False).value == (1.0,)
+
+
+def test_after_the_end_nothing_more_is_taken(book: Book) -> None:
+    with start_run(book=book) as run:
+        run.log({"a": 1})
+    with pytest.raises(UsageError, match="has ended"):
+        run.log({"a": 2})
+
+
+def test_what_ended_a_run_is_not_hidden_by_a_log_that_cannot_be_written(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_run(book=book)
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    with pytest.warns(RuntimeWarning, match="not on record: the disk is full"), pytest.raises(ZeroDivisionError), run:
+        run.log({"a": 1})
+        monkeypatch.setattr(book.store, "append", full)
+        1 / 0  # noqa: B018
+    monkeypatch.undo()
+    # The points waited; as soon as there is room they are in the log.
+    run.flush()
+    assert book.run(run.id).series("a").value == (1.0,)
 
 
 def test_current_run_outside_of_one_says_how_to_start(book: Book) -> None:
