@@ -89,6 +89,9 @@ def _samples(book: Book, state: RunState, step: int) -> list[list[int]]:
             mend="leave out --step",
         )
     places = {name: place(book, committed) for name, committed in state.data.items()}
+    for name, committed in state.data.items():
+        if committed.uri.startswith("file:") and places[name] != Path(committed.path):
+            render.talk(f"{committed.uri} is no longer what was pinned: read from a verified copy")
     return book.plugins.trainer(book.settings).samples(state.config, places, step)
 
 

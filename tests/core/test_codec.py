@@ -115,7 +115,7 @@ def test_a_payload_has_one_form_only(codec: Codec) -> None:
     two = ConfigResolved(config={"a": 1.0, "b": {"x": 2, "y": 1}}, digest="d")
     assert codec.draft(one, WRITER).payload == codec.draft(two, WRITER).payload
     assert codec.draft(one, WRITER).payload == (
-        b'{"config":{"a":1.0,"b":{"x":2,"y":1}},"digest":"d","overrides":[],"withheld":[]}'
+        b'{"config":{"a":1.0,"b":{"x":2,"y":1}},"digest":"d","overrides":[],"seed":null,"withheld":[]}'
     )
 
 
