@@ -10,14 +10,26 @@ from ledger.cli import render
 if TYPE_CHECKING:
     from ledger.book import Book
     from ledger.read.state import RunState
-    from ledger.record.command import Outcome
+    from ledger.record.command import Outcome, Started
 
+_SHOWN: Final = 5
 _CODES: Final = {"completed": 0, "failed": 5, "interrupted": 130}
 
 
 def invocation() -> tuple[str, ...]:
     """What the user typed."""
     return ("ledger", *sys.argv[1:])
+
+
+def announce_gaps(book: Book, started: Started) -> None:
+    """Say which files of the working tree are not on record, before hours are spent on a run that lacks them."""
+    code = book.run(started.run_id).code
+    # What has no bytes (a socket, a virtual environment named once) is no loss to a replay.
+    gaps = [file for file in code.omitted if file.bytes] if code else []
+    for file in gaps[:_SHOWN]:
+        render.talk(f"not captured: {file.path} ({render.size(file.bytes)}), {file.reason}")
+    if len(gaps) > _SHOWN:
+        render.talk(f"not captured: {len(gaps) - _SHOWN} more files")
 
 
 def conclude(book: Book, outcome: Outcome) -> int:

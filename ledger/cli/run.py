@@ -45,7 +45,7 @@ def run(
 
     Ends with 0, with 5 if the command failed, with 130 if it was interrupted.
     """
-    from ledger.cli.outcome import conclude, invocation
+    from ledger.cli.outcome import announce_gaps, conclude, invocation
     from ledger.record.command import Request, record_command
 
     request = Request(
@@ -60,7 +60,8 @@ def run(
         snapshot=not no_snapshot,
     )
     with session.writing() as book:
-        return conclude(book, record_command(book, request))
+        outcome = record_command(book, request, on_start=lambda started: announce_gaps(book, started))
+        return conclude(book, outcome)
 
 
 def _named(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ledger.cli.session import Session
     from ledger.hooks.ports import RecipeKey
+    from ledger.record.command import Started
 
 
 _NO_TORCH: Final = "training needs PyTorch, which is not installed"
@@ -64,7 +65,7 @@ def train(
 
     Ends with 0, with 5 if the training failed, with 130 if it was interrupted; `ledger resume` goes on.
     """
-    from ledger.cli.outcome import conclude, invocation
+    from ledger.cli.outcome import announce_gaps, conclude, invocation
     from ledger.cli.progress import Bar
     from ledger.hooks.manager import load_plugins
     from ledger.record.command import Request, record_command
@@ -89,7 +90,12 @@ def train(
     )
     with session.writing() as book:
         with Bar(recipe.steps) as bar:
-            outcome = record_command(book, request, watch=bar.watch, on_start=lambda run: bar.start(run.name))
+
+            def on_start(started: Started) -> None:
+                announce_gaps(book, started)
+                bar.start(started.name)
+
+            outcome = record_command(book, request, watch=bar.watch, on_start=on_start)
         return conclude(book, outcome)
 
 

@@ -97,3 +97,14 @@ def test_a_command_that_knows_nothing_of_ledger_is_judged_by_its_outputs(desk: D
     diverged = desk.ledger("replay", "run-2", code=1).out
     assert diverged.startswith("diverged")
     assert "out.txt" in diverged
+
+
+def test_what_the_limit_leaves_out_is_said_at_once_and_stands_in_the_plan(desk: Desk) -> None:
+    desk.write(ledger__toml="[capture]\ncode_limit_mb = 1\n")
+    (desk.home / "big.bin").write_bytes(b"x" * 2_000_000)
+    told = desk.ledger("run", "--", "true").err
+    assert "not captured: big.bin (2 MB)" in told
+    assert "capture.code_limit_mb" in told
+    assert "big.bin" in desk.ledger("replay", "run-1", "--plan", code=4).out
+    desk.write(ledger__toml="[capture]\ncode_limit_mb = 3\n")
+    assert "not captured" not in desk.ledger("run", "--", "true").err
