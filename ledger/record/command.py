@@ -31,7 +31,7 @@ from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secrets import Redactor
 from ledger.record.data import data_places, pin_data
 from ledger.record.facts import begin, capture, environment, new_run, resolved_config, written_artifact
-from ledger.record.supervise import Exit, supervise
+from ledger.record.supervise import Exit, supervise, undisturbed
 from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def begin_replay(
     return Started(run_id, name)
 
 
+@undisturbed()
 def carry_out(
     book: Book,
     run: Started,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from ledger.record.capture.console import Console
 
+    _Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK_S: Final = 0.1
 _LINUX: Final = sys.platform == "linux"
@@ -75,7 +77,7 @@ def supervise(
     """
     with _adopting() as family:
         watched = _Watched(grace_s, family)
-        with watched.catching_signals():
+        with _handling(watched.on_signal):
             watched.start(argv, cwd, environ, console)
             try:
                 watched.wait(on_tick)
@@ -83,6 +85,31 @@ def supervise(
                 watched.end()
                 console.drain()
     return watched.exit(console)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no signal that ends a process come between the end of a command and the record of it.
+
+    ``supervise`` inside catches signals all the same. Outside the main thread this does nothing.
+    """
+    with _handling(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _handling(handler: _Handler) -> Iterator[None]:
+    """Handle the forwarded signals so, and afterwards as before; other threads than the main one cannot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in _FORWARDED}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            # None is a handler that C code has set, which Python cannot set again.
+            signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 class _Watched:
@@ -148,20 +175,8 @@ class _Watched:
             last_line=last_line(printed),
         )
 
-    @contextmanager
-    def catching_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {s: signal.signal(s, self._on_signal) for s in _FORWARDED}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                # None is a handler that C code has set, which Python cannot set again.
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Pass the first signal on."""
         if self._interrupted_by is None:
             self._interrupted_by = signal.Signals(number)
             if self._process is not None:

@@ -22,7 +22,7 @@ from ledger.errors import UsageError
 from ledger.objects import ObjectStore
 from ledger.record.capture.console import Console
 from ledger.record.capture.secrets import Redactor
-from ledger.record.supervise import Exit, supervise
+from ledger.record.supervise import Exit, supervise, undisturbed
 from ledger.record.tracebacks import last_line, root_cause
 
 SECRET = "correct-horse-battery"
@@ -488,3 +488,11 @@ def test_a_real_torchrun_tells_the_failing_rank(recorded: Recorded) -> None:
 def test_the_last_line_is_without_colour_and_carriage_return() -> None:
     assert last_line("a\n\x1b[31m 50%\x1b[0m\r\x1b[32m100%\x1b[0m\r\n\n \n") == "100%"
     assert last_line("\n") is None
+
+
+def test_nothing_comes_between_the_end_of_a_command_and_its_record() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with undisturbed():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGTERM) is before
