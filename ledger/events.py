@@ -129,6 +129,8 @@ class RunStarted(Event):
     """What a replay must launch again, before a launcher wraps it."""
     world: World = World()
     directory: str
+    outputs: tuple[str, ...] = ()
+    """What the user asked to keep when the command has ended, relative to ``directory``."""
     replay_of: str | None = None
     """The original's UUID."""
     seed: int | None = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ledger.cli import render
 from ledger.cli.options import command, run_argument
 
 if TYPE_CHECKING:
     from ledger.cli.session import Session
     from ledger.read.state import RunState
+    from ledger.record.command import Started
 
 
 @command("resume", example="ledger resume run-7\nledger resume latest")
@@ -29,8 +31,22 @@ def resume(session: Session, run: str) -> int:
     with session.reading() as book:
         run_id = find_run(book, run)
         with Bar(_steps(book.run(run_id))) as bar:
-            outcome = resume_command(book, run_id, watch=bar.watch, on_start=lambda started: bar.start(started.name))
+
+            def on_start(started: Started) -> None:
+                _announce(book.run(run_id))
+                bar.start(started.name)
+
+            outcome = resume_command(book, run_id, watch=bar.watch, on_start=on_start)
         return conclude(book, outcome)
+
+
+def _announce(state: RunState) -> None:
+    """Say where the new attempt goes on, and why not from a newer checkpoint."""
+    if resumed := state.attempt.resumed:
+        for reason in resumed.skipped:
+            render.talk(f"passed over {reason}")
+        start = "the beginning" if resumed.step is None else f"step {render.number(resumed.step)}"
+        render.talk(f"{state.name} attempt {resumed.attempt} goes on from {start}")
 
 
 def _steps(state: RunState) -> float | None:

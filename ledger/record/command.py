@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ledger.book import Book, this_process
-from ledger.errors import (
-    LedgerError,
-)
+from ledger.errors import LedgerError, UsageError
 from ledger.events import (
     CodeCaptured,
     ConfigResolved,
@@ -97,6 +95,12 @@ def record_command(
     Nothing starts where the data cannot be pinned or the log cannot be written: the exception propagates.
     """
     redactor = Redactor(os.environ)
+    config = None if request.config is None else resolved_config(request.config, request.overrides, redactor)
+    if config and config.withheld and request.kind == "train":
+        raise UsageError(
+            f"{', '.join(config.withheld)}: secrets are not recorded, and a training reads its recipe from the log",
+            mend="hand it over in an environment variable, and let the task read it there",
+        )
     data = [pin_data(book, name, _snapshot(uri, request.snapshot)) for name, uri in request.data.items()]
     run_id, name = new_run(book)
     started = RunStarted(
@@ -106,6 +110,7 @@ def record_command(
         command=redactor.argv(request.command),
         world=request.world,
         directory=str(request.directory),
+        outputs=tuple(str(path) for path in request.outputs),
         seed=request.seed,
         tags=tuple(request.tags),
         project=book.settings.project,
@@ -120,10 +125,7 @@ def record_command(
         entry_point=_entry_point(request),
         exclude=[*local, *_inside(request)],
     )
-    facts: list[Event] = [*captured, *data]
-    if request.config is not None:
-        facts.append(resolved_config(request.config, request.overrides, redactor))
-    begin(book, started, run_id, *facts)
+    begin(book, started, run_id, *captured, *data, *([config] if config else []))
     run = Started(run_id, name)
     if on_start:
         on_start(run)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ledger.book import Book, this_process
-from ledger.errors import CheckpointUnavailable, ConcurrentAppend, Conflict, LedgerError, NotReplayable
+from ledger.errors import CheckpointUnavailable, ConcurrentAppend, Conflict, LedgerError
 from ledger.events import TrainingResumed
 from ledger.hooks.ports import Launch
 from ledger.record.capture.code import changed_since
 from ledger.record.capture.interpreter import interpreter_of
+from ledger.record.capture.secret_shapes import WITHHELD
 from ledger.record.command import Outcome, Started, Watch, carry_out
 from ledger.record.data import data_places, place
 from ledger.record.facts import environment
@@ -41,6 +42,8 @@ def resume_command(
     _must_be_resumable(book, state)
     directory = Path(state.started.directory)
     attempt = state.attempt.number + 1
+    # Before the new attempt is on record: data that cannot be had must not leave it behind, never begun.
+    environ = data_places({name: place(book, committed) for name, committed in state.data.items()})
     with _restored(book, state, attempt) as (checkpoint, fetched, skipped):
         resumed = TrainingResumed(
             attempt=attempt,
@@ -61,11 +64,10 @@ def resume_command(
         run = Started(state.id, state.name, attempt)
         if on_start:
             on_start(run)
-        environ = data_places({name: place(book, committed) for name, committed in state.data.items()})
         if checkpoint:
             environ |= {"LEDGER_RESUME_FROM": str(fetched), "LEDGER_RESUME_STEP": repr(checkpoint.step)}
         launch = Launch(state.started.command, directory, environ)
-        outputs = [Path(path) for path in state.artifacts]
+        outputs = [Path(path) for path in state.started.outputs]
         return carry_out(book, run, launch, state.world, outputs=outputs, watch=watch)
 
 
@@ -90,8 +92,13 @@ def _must_be_resumable(book: Book, state: RunState) -> None:
             f"{name} ran in {state.started.directory}, which is gone",
             mend=f"`ledger replay {name} --to DIR` rebuilds its code elsewhere",
         )
+    if any(WITHHELD in word for word in state.started.command):
+        raise LedgerError(
+            f"{name} cannot be resumed: its command line holds a secret, which is not on record",
+            mend="start it anew, with the secret in an environment variable",
+        )
     if state.code is None:
-        raise NotReplayable(name, ("its code was not captured",))
+        raise LedgerError(f"{name} cannot be resumed: its code was not captured", mend="start it anew")
     if changed := changed_since(state.code, book.objects, book.hasher):
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise LedgerError(

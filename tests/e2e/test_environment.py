@@ -108,3 +108,40 @@ def test_what_the_limit_leaves_out_is_said_at_once_and_stands_in_the_plan(desk: 
     assert "big.bin" in desk.ledger("replay", "run-1", "--plan", code=4).out
     desk.write(ledger__toml="[capture]\ncode_limit_mb = 3\n")
     assert "not captured" not in desk.ledger("run", "--", "true").err
+
+
+DIES_ONCE = """
+import os, pathlib
+if os.environ["LEDGER_ATTEMPT"] == "1":
+    os.kill(os.getpid(), 9)
+pathlib.Path("out.txt").write_text("done")
+"""
+
+
+def test_a_resumed_command_still_keeps_the_outputs_that_were_asked_for(desk: Desk) -> None:
+    desk.write(train__py=DIES_ONCE)
+    desk.ledger("run", "--out", "out.txt", "--", "python", "train.py", code=130)
+    told = desk.ledger("resume", "run-1").err
+    assert "goes on from the beginning" in told
+    artifacts = [f["payload"] for f in desk.ledger("log", "run-1", "--json").json if f["type"] == "artifact.written"]
+    assert [(a["path"], a["bytes"]) for a in artifacts] == [("out.txt", 4)]
+
+
+def test_a_command_whose_secret_is_withheld_is_not_resumed_without_it(desk: Desk) -> None:
+    desk.write(train__py=DIES_ONCE)
+    desk.ledger("run", "--", "python", "train.py", "--password", "correct-horse", code=130)
+    refused = desk.ledger("resume", "run-1", code=4).err
+    assert "secret" in refused
+    assert "mend:" in refused
+    assert not (desk.home / "out.txt").exists()
+
+
+def test_a_recipe_with_a_secret_starts_no_run(desk: Desk) -> None:
+    desk.write(
+        mine__py="", data__txt="x", recipe__toml='task = "mine:task"\nsteps = 1\n[data.train]\nuri = "file:data.txt"\n'
+    )
+    refused = desk.ledger("train", "recipe.toml", "task_options.api_key=correct-horse", code=2).err
+    assert "task_options.api_key" in refused
+    assert "environment variable" in refused
+    assert "correct-horse" not in refused
+    assert desk.ledger("ls", "--json").json == []

@@ -82,7 +82,9 @@ def test_a_truncated_checkpoint_is_skipped_and_the_reason_is_shown(desk: Desk) -
         if checkpoint["step"] == newest:
             file = Path(checkpoint["uri"].removeprefix("file://")) / "model.safetensors"
             os.truncate(file, file.stat().st_size // 2)
-    desk.ledger("resume", "run-1")
+    told = desk.ledger("resume", "run-1").err
+    assert "passed over" in told
+    assert "model.safetensors" in told
     (resumed,) = [f for f in desk.ledger("log", "run-1", "--json").json if f["type"] == "training.resumed"]
     assert resumed["payload"]["step"] < newest
     assert any("model.safetensors" in reason for reason in resumed["payload"]["skipped"])
