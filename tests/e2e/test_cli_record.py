@@ -142,7 +142,10 @@ def test_resume_where_standard_error_is_no_terminal_draws_nothing(slow: Desk) ->
     (slow.home / "go").touch()
     done = slow.ledger("resume", "run-1")
     assert done.out.splitlines()[-1] == "line 30"
-    assert done.err == "run-1 completed · 30 steps · train/loss 0.03333 · ledger show run-1\n"
+    assert done.err.splitlines() == [
+        "run-1 attempt 2 goes on from the beginning",
+        "run-1 completed · 30 steps · train/loss 0.03333 · ledger show run-1",
+    ]
 
 
 def test_resume_says_why_it_cannot(slow: Desk) -> None:
