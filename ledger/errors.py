@@ -17,7 +17,8 @@
     │   └── CheckpointUnavailable
     ├── Conflict                     4  somebody else was first
     │   ├── ConcurrentAppend
-    │   └── FencedAttempt
+    │   ├── FencedAttempt
+    │   └── JournalMoved
     ├── NotReplayable                4  decided before a device-hour is spent
     │   └── ReplayRefused
     ├── IntegrityError               1  checked and found wrong
@@ -122,6 +123,18 @@ class FencedAttempt(Conflict):
         self.stream = stream
         self.attempt = attempt
         self.current = current
+
+
+class JournalMoved(Conflict):
+    """The log has taken over this part of the journal already, or a part before it is missing."""
+
+    def __init__(self, journal: str, position: int) -> None:
+        super().__init__(
+            f"the log has journal {journal} up to byte {position} already",
+            mend="go on from there",
+        )
+        self.journal = journal
+        self.position = position
 
 
 class NotReplayable(LedgerError):

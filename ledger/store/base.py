@@ -7,6 +7,7 @@ for a stream that does not exist yet.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -18,7 +19,29 @@ ANY: Final = -2
 """Append wherever the stream stands."""
 NO_STREAM: Final = -1
 """Append only if the stream does not exist yet."""
+LEDGER_STREAM: Final = "ledger"
+"""The ledger's own stream: facts about the log as a whole."""
 _RUN: Final = "run-"
+
+
+@dataclass(frozen=True, slots=True)
+class JournalSpan:
+    """The bytes of a writer's journal that an append carries into the log."""
+
+    journal: str
+    """The journal's own id."""
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A writer's word that it lives, good for a while."""
+
+    holder: str
+    attempt: int
+    left: float
+    """Seconds until it ends, by the clock of the database; negative once it has ended."""
 
 
 def run_stream(run_id: str) -> str:
@@ -34,20 +57,43 @@ def run_id(stream: str) -> str:
 class EventStore(Protocol):
     """An append-only log. Any thread may call any method; other processes may hold the same log."""
 
-    def append(self, stream: str, drafts: Sequence[Draft], *, expected_version: int = ANY) -> list[Recorded]:
+    def append(
+        self,
+        stream: str,
+        drafts: Sequence[Draft],
+        *,
+        expected_version: int = ANY,
+        span: JournalSpan | None = None,
+    ) -> list[Recorded]:
         """Append all of ``drafts``, or none; durable when it returns.
 
-        Appends are serialised over the whole log, so global positions become visible in order and a reader
-        that tails the log misses nothing. Drafts whose ``event_id`` the stream already holds are returned
+        Appends are serialised over the whole log: global positions are gapless from 1 and become visible in
+        order, so a reader that tails the log misses nothing. Drafts whose ``event_id`` the stream already holds are returned
         as they are stored, and nothing is appended twice; so a writer that does not know whether an append
         arrived repeats it.
 
         Where all of them are stored, neither version nor attempt is looked at: the append did happen.
 
+        With ``span`` the log's place in that journal moves from ``start`` to ``end`` in the same transaction, so
+        that what a journal holds is appended exactly once, whoever carries it over and however often.
+
         Raises ``ConcurrentAppend`` where the stream is not at ``expected_version``, ``FencedAttempt`` where
-        a new draft carries an attempt older than one that the stream has seen, ``Conflict`` where another
-        stream holds an ``event_id``, ``StoreUnavailable`` where the log cannot be written.
+        a new draft carries an attempt older than one that the stream has seen, ``JournalMoved`` where the log's
+        place in the journal is not ``span.start``, ``Conflict`` where another stream holds an ``event_id``,
+        ``StoreUnavailable`` where the log cannot be written.
         """
+
+    def journal_position(self, journal: str) -> int:
+        """How far the log has taken over this journal; 0 for one that it has not heard of."""
+
+    def renew_lease(self, stream: str, holder: str, attempt: int, seconds: float) -> None:
+        """Say that the attempt's writer lives, and will for ``seconds`` unless it says so again.
+
+        Raises ``FencedAttempt`` where a newer attempt holds the lease.
+        """
+
+    def lease(self, stream: str) -> Lease | None:
+        """The lease of the newest attempt that ever took one; None where none did."""
 
     def read(self, stream: str, *, after: int = -1, limit: int | None = None) -> Iterator[Recorded]:
         """Events of one stream with a position above ``after``, in order. A stream nobody wrote is empty."""

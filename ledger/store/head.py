@@ -103,6 +103,12 @@ class Head:
         return Link(self.stream, position, draft, metadata, recorded_at, self.digest, digest)
 
 
+def admit_holder(stream: str, attempt: int, holding: int | None) -> None:
+    """Raise ``FencedAttempt`` where a newer attempt holds the stream's lease."""
+    if holding is not None and holding > attempt:
+        raise FencedAttempt(stream, attempt, holding)
+
+
 def utc_now() -> str:
     """The time: UTC, ISO 8601, always with microseconds and a final Z, so that text order is time order."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

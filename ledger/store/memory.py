@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 from threading import Condition
 from typing import TYPE_CHECKING
 
 from ledger.codec import GENESIS
-from ledger.store.base import ANY, NO_STREAM
-from ledger.store.head import Head, foreign_event, utc_now
+from ledger.errors import JournalMoved
+from ledger.store.base import ANY, NO_STREAM, Lease
+from ledger.store.head import Head, admit_holder, foreign_event, utc_now
 from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from ledger.codec import Codec, Draft, Recorded
+    from ledger.store.base import JournalSpan
 
 
 class MemoryStore:
@@ -27,11 +30,22 @@ class MemoryStore:
         self._heads: dict[str, Head] = {}
         self._by_id: dict[str, Recorded] = {}
         self._named: list[str] = []
+        self._journals: dict[str, int] = {}
+        self._leases: dict[str, Lease] = {}
         self._changed = Condition()
 
-    def append(self, stream: str, drafts: Sequence[Draft], *, expected_version: int = ANY) -> list[Recorded]:
+    def append(
+        self,
+        stream: str,
+        drafts: Sequence[Draft],
+        *,
+        expected_version: int = ANY,
+        span: JournalSpan | None = None,
+    ) -> list[Recorded]:
         """See ``EventStore.append``."""
         with self._changed:
+            if span and self._journals.get(span.journal, 0) != span.start:
+                raise JournalMoved(span.journal, self._journals.get(span.journal, 0))
             new = {d.event_id: d for d in drafts if not self._holds(stream, d.event_id)}
             if new:
                 head = self._heads.get(stream, Head(stream))
@@ -41,7 +55,27 @@ class MemoryStore:
                     stream,
                     [link.recorded(len(self._log) + n, self._codec) for n, link in enumerate(links, 1)],
                 )
+            if span:
+                self._journals[span.journal] = span.end
             return [self._by_id[draft.event_id] for draft in drafts]
+
+    def journal_position(self, journal: str) -> int:
+        """See ``EventStore.journal_position``."""
+        with self._changed:
+            return self._journals.get(journal, 0)
+
+    def renew_lease(self, stream: str, holder: str, attempt: int, seconds: float) -> None:
+        """See ``EventStore.renew_lease``."""
+        with self._changed:
+            held = self._leases.get(stream)
+            admit_holder(stream, attempt, held.attempt if held else None)
+            self._leases[stream] = Lease(holder, attempt, time.time() + seconds)
+
+    def lease(self, stream: str) -> Lease | None:
+        """See ``EventStore.lease``."""
+        with self._changed:
+            held = self._leases.get(stream)
+            return Lease(held.holder, held.attempt, held.left - time.time()) if held else None
 
     def read(self, stream: str, *, after: int = -1, limit: int | None = None) -> Iterator[Recorded]:
         """See ``EventStore.read``."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ledger.store.sqlite import SqliteFile
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest revision under migrations/versions. Revisions are numbers of four digits, in order."""
 VERSION_TABLE: Final = "ledger_schema"
 """Not Alembic's usual name: other programs that use Alembic may share the database."""

@@ -8,15 +8,17 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from sqlalchemy import insert, select, union_all, update
+from sqlalchemy import func, insert, select, union_all, update
 
 from ledger.codec import Metadata, Recorded
-from ledger.store.base import ANY, NO_STREAM
-from ledger.store.head import Head, Link, foreign_event, utc_now
+from ledger.errors import JournalMoved
+from ledger.store.base import ANY, NO_STREAM, Lease
+from ledger.store.head import Head, Link, admit_holder, foreign_event, utc_now
+from ledger.store.packing import pack, unpack
 from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
 from ledger.store.schema import prepare
 from ledger.store.sqlite import SqliteFile
-from ledger.store.tables import EVENT, RUN_NAME, STREAM_HEAD
+from ledger.store.tables import EVENT, JOURNAL_POSITION, LEASE, RUN_NAME, STREAM_HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
 
     from ledger.codec import Codec, Draft
+    from ledger.store.base import JournalSpan
 
 _BATCH: Final = 256
 """Events read in one transaction; a reader holds nothing of the database between two batches."""
@@ -43,11 +46,20 @@ class SqlStore:
         self._appended = 0
         prepare(self._database)
 
-    def append(self, stream: str, drafts: Sequence[Draft], *, expected_version: int = ANY) -> list[Recorded]:
+    def append(
+        self,
+        stream: str,
+        drafts: Sequence[Draft],
+        *,
+        expected_version: int = ANY,
+        span: JournalSpan | None = None,
+    ) -> list[Recorded]:
         """See ``EventStore.append``."""
-        if not drafts:
+        if not drafts and span is None:
             return []
         with self._database.writing() as connection:
+            if span:
+                _move_journal(connection, span)
             events = self._stored(connection, stream, drafts)
             new = {draft.event_id: draft for draft in drafts if draft.event_id not in events}
             if new:
@@ -119,6 +131,29 @@ class SqlStore:
             head = _head(connection, stream)
         return head.version, head.digest
 
+    def journal_position(self, journal: str) -> int:
+        """See ``EventStore.journal_position``."""
+        with self._database.reading() as connection:
+            return _position_of(connection, journal) or 0
+
+    def renew_lease(self, stream: str, holder: str, attempt: int, seconds: float) -> None:
+        """See ``EventStore.renew_lease``."""
+        with self._database.writing() as connection:
+            holding = connection.execute(select(LEASE.c.attempt).where(LEASE.c.stream == stream)).scalar()
+            admit_holder(stream, attempt, holding)
+            values = {"holder": holder, "attempt": attempt, "ends_at": self._database.now(connection) + seconds}
+            if holding is None:
+                connection.execute(insert(LEASE).values(stream=stream, **values))
+            else:
+                connection.execute(update(LEASE).where(LEASE.c.stream == stream).values(**values))
+
+    def lease(self, stream: str) -> Lease | None:
+        """See ``EventStore.lease``."""
+        query = select(LEASE.c.holder, LEASE.c.attempt, LEASE.c.ends_at).where(LEASE.c.stream == stream)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+            return Lease(row.holder, row.attempt, row.ends_at - self._database.now(connection)) if row else None
+
     def close(self) -> None:
         """See ``EventStore.close``."""
         self._database.close()
@@ -159,16 +194,11 @@ class SqlStore:
         return found
 
     def _insert(self, connection: Connection, links: list[Link]) -> dict[str, Recorded]:
-        """Write new events; the database numbers them, in order, since nobody else is writing."""
-        connection.execute(insert(EVENT), [_row(link) for link in links])
-        first = links[0]
-        numbers = connection.execute(
-            select(EVENT.c.global_position)
-            .where(EVENT.c.stream == first.stream, EVENT.c.position >= first.position)
-            .order_by(EVENT.c.position)
-        ).scalars()
+        """Write new events; numbered here and not by the database, whose numbers have gaps and are no promise."""
+        last = connection.execute(select(func.max(EVENT.c.global_position))).scalar() or 0
+        connection.execute(insert(EVENT), [_row(number, link) for number, link in enumerate(links, last + 1)])
         return {
-            link.draft.event_id: link.recorded(number, self._codec) for link, number in zip(links, numbers, strict=True)
+            link.draft.event_id: link.recorded(number, self._codec) for number, link in enumerate(links, last + 1)
         }
 
     def _mark(self) -> Hashable:
@@ -191,7 +221,7 @@ class SqlStore:
 
     def _recorded(self, row: Sequence[Any]) -> Recorded:
         """The event in a row of ``event``."""
-        number, event_id, stream, position, kind, version, payload, metadata, at, previous, digest = row
+        number, event_id, stream, position, kind, version, payload, metadata, at, previous, digest, packed = row
         return Recorded(
             global_position=number,
             event_id=event_id,
@@ -199,7 +229,7 @@ class SqlStore:
             position=position,
             type=kind,
             schema_version=version,
-            payload=payload.encode(),
+            payload=unpack(payload, packed),
             metadata=_metadata(metadata),
             recorded_at=at,
             previous_digest=previous,
@@ -214,19 +244,38 @@ def _metadata(text: str) -> Metadata:
     return Metadata(**orjson.loads(text))
 
 
-def _row(link: Link) -> dict[str, Any]:
+def _row(number: int, link: Link) -> dict[str, Any]:
+    payload, packed = pack(link.draft.payload)
     return {
+        "global_position": number,
         "event_id": link.draft.event_id,
         "stream": link.stream,
         "position": link.position,
         "type": link.draft.type,
         "schema_version": link.draft.schema_version,
-        "payload": link.draft.payload.decode(),
+        "payload": payload,
+        "packed": packed,
         "metadata": link.metadata.decode(),
         "recorded_at": link.recorded_at,
         "previous_digest": link.previous_digest,
         "digest": link.digest,
     }
+
+
+def _position_of(connection: Connection, journal: str) -> int | None:
+    query = select(JOURNAL_POSITION.c.position).where(JOURNAL_POSITION.c.journal == journal)
+    return connection.execute(query).scalar()
+
+
+def _move_journal(connection: Connection, span: JournalSpan) -> None:
+    stands = _position_of(connection, span.journal)
+    if (stands or 0) != span.start:
+        raise JournalMoved(span.journal, stands or 0)
+    if stands is None:
+        connection.execute(insert(JOURNAL_POSITION).values(journal=span.journal, position=span.end))
+    else:
+        here = JOURNAL_POSITION.c.journal == span.journal
+        connection.execute(update(JOURNAL_POSITION).where(here).values(position=span.end))
 
 
 def _head(connection: Connection, stream: str) -> Head:

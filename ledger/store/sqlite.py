@@ -67,6 +67,10 @@ class SqliteFile:
         # Two connections count apart, so the number means something only beside the connection that gave it.
         return connection.info["generation"], version
 
+    def now(self, connection: Connection) -> float:
+        """Unix seconds. Everybody who uses the file is on this host, so its clock is the database's."""
+        return time.time()
+
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()

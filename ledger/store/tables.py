@@ -1,10 +1,13 @@
-"""The tables of a ledger: ``event`` is the log itself, ``stream_head`` an index of it."""
+"""The tables of a ledger: ``event`` is the log itself, ``stream_head`` an index of it.
+
+``journal_position`` and ``lease`` are about writers, not about facts.
+"""
 
 from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table, Text, UniqueConstraint
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -40,6 +43,8 @@ class EventRow(LedgerTable, table=True):
     """Text for the same reason: it is part of what was digested."""
     previous_digest: str = Field(sa_type=Text)
     digest: str = Field(sa_type=Text)
+    packed: bytes | None = Field(default=None, sa_type=LargeBinary)
+    """A long payload, compressed; ``payload`` is empty then."""
 
 
 class StreamHead(LedgerTable, table=True):
@@ -66,6 +71,27 @@ class RunName(LedgerTable, table=True):
     stream: str = Field(sa_type=Text)
 
 
+class JournalPosition(LedgerTable, table=True):
+    """How far each writer's journal has been taken over, moved in the transaction that appends what it held."""
+
+    __tablename__: ClassVar[str] = "journal_position"
+
+    journal: str = Field(sa_column=Column(Text, primary_key=True))
+    position: int = Field(sa_type=_BIG)
+
+
+class WriterLease(LedgerTable, table=True):
+    """Until when the writer of a stream is taken to be alive."""
+
+    __tablename__: ClassVar[str] = "lease"
+
+    stream: str = Field(sa_column=Column(Text, primary_key=True))
+    holder: str = Field(sa_type=Text)
+    attempt: int
+    ends_at: float
+    """Unix seconds by the clock of the database."""
+
+
 def _table(model: type[LedgerTable]) -> Table:
     return LedgerTable.metadata.tables[str(model.__tablename__)]
 
@@ -73,3 +99,5 @@ def _table(model: type[LedgerTable]) -> Table:
 EVENT: Final = _table(EventRow)
 STREAM_HEAD: Final = _table(StreamHead)
 RUN_NAME: Final = _table(RunName)
+JOURNAL_POSITION: Final = _table(JournalPosition)
+LEASE: Final = _table(WriterLease)

@@ -113,11 +113,11 @@ def test_a_log_in_memory_needs_no_sqlalchemy() -> None:
         "UPDATE event SET payload = '{}'",
         "UPDATE OR REPLACE event SET position = 1 WHERE position = 0",
         "DELETE FROM event",
-        "REPLACE INTO event VALUES (1, 'x', 's', 9, 't', 1, '{}', '{}', '', '', '')",
-        "REPLACE INTO event SELECT NULL, event_id, 's', 9, 't', 1, '{}', '{}', '', '', '' FROM event LIMIT 1",
-        "REPLACE INTO event SELECT NULL, 'x', stream, position, '', 1, '', '', '', '', '' FROM event LIMIT 1",
-        "INSERT OR IGNORE INTO event SELECT 9, 'x', stream, position, '', 1, '', '', '', '', '' FROM event",
-        "INSERT INTO event SELECT 1, 'x', 's', 9, 't', 1, '', '', '', '', '' FROM event WHERE true "
+        "REPLACE INTO event VALUES (1, 'x', 's', 9, 't', 1, '{}', '{}', '', '', '', NULL)",
+        "REPLACE INTO event SELECT NULL, event_id, 's', 9, 't', 1, '{}', '{}', '', '', '', NULL FROM event LIMIT 1",
+        "REPLACE INTO event SELECT NULL, 'x', stream, position, '', 1, '', '', '', '', '', NULL FROM event LIMIT 1",
+        "INSERT OR IGNORE INTO event SELECT 9, 'x', stream, position, '', 1, '', '', '', '', '', NULL FROM event",
+        "INSERT INTO event SELECT 1, 'x', 's', 9, 't', 1, '', '', '', '', '', NULL FROM event WHERE true "
         "ON CONFLICT DO UPDATE SET payload = 'changed'",
     ],
 )
@@ -134,7 +134,7 @@ def test_the_log_cannot_be_rewritten(store: SqlStore, path: Path, statement: str
 
 def test_the_triggers_let_a_plain_insert_pass(store: SqlStore, path: Path) -> None:
     with closing(sqlite3.connect(path)) as outsider:
-        outsider.execute("INSERT INTO event VALUES (NULL, 'x', 's', 0, 't', 1, '{}', '{}', '', '', '')")
+        outsider.execute("INSERT INTO event VALUES (NULL, 'x', 's', 0, 't', 1, '{}', '{}', '', '', '', NULL)")
 
 
 def test_tables_changed_from_outside_are_told(store: SqlStore, path: Path) -> None:
