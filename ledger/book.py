@@ -12,9 +12,10 @@ import psutil
 
 from ledger import __version__
 from ledger.codec import Codec, Metadata
-from ledger.errors import NotFound, RunNotFound
+from ledger.errors import LedgerError, NotFound, RunNotFound
 from ledger.events import Process
 from ledger.hooks.manager import Plugins, load_plugins
+from ledger.journal.carry import Recovered, recover
 from ledger.objects import ObjectStore
 from ledger.objects.hashing import Hasher
 from ledger.read.catalogue import LINEAGE_TYPES, TYPES, RunSummary, summarise
@@ -25,12 +26,13 @@ from ledger.store import open_store
 from ledger.store.base import ANY, run_id, run_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
-    from ledger.codec import Recorded
+    from ledger.codec import Draft, Recorded
     from ledger.events import Event
     from ledger.hooks.ports import CheckpointStore
-    from ledger.store.base import EventStore
+    from ledger.store.base import EventStore, JournalSpan
 
 HOST: Final = socket.gethostname()
 
@@ -45,6 +47,8 @@ class Book:
         self.codec = codec
         self.objects = ObjectStore(settings.objects, scratch=settings.scratch)
         self.hasher = Hasher(settings.scratch / "hashes.db")
+        self.recovered: list[Recovered] = []
+        """What has become of journals that dead writers left on this host."""
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -64,7 +68,7 @@ class Book:
     def run(self, reference: str) -> RunState:
         """Everything that is known about a run. One whose writer is dead, though it never said so, is interrupted."""
         state = fold(self.store.read(run_stream(self.find(reference))))
-        if state.status == "running" and self.alive(state.attempt.process) is False:
+        if state.status == "running" and not self.lives(state.id, state.attempt.process):
             state.status = "interrupted"
         return state
 
@@ -86,6 +90,17 @@ class Book:
                 mend="it was made elsewhere, or altered since: even one changed byte makes another digest",
             )
         return found
+
+    def lives(self, run: str, process: Process) -> bool:
+        """Whether the writer of a run without an end lives.
+
+        On this host the process itself tells. Of one on another host its lease does; without one it is believed.
+        """
+        alive = self.alive(process)
+        if alive is not None:
+            return alive
+        lease = self.store.lease(run_stream(run))
+        return lease is None or lease.left > 0
 
     def alive(self, process: Process) -> bool | None:
         """Whether a process still runs; None for one on another host, which cannot be seen from here."""
@@ -115,9 +130,30 @@ class Book:
         """Append facts to the stream of the run with this UUID, all or none, and tell the plugins."""
         metadata = self.metadata(writer, rank=rank, attempt=attempt)
         drafts = [self.codec.draft(event, metadata) for event in events]
-        recorded = self.store.append(run_stream(run), drafts, expected_version=expected_version)
+        return self.append_drafts(run_stream(run), drafts, expected_version=expected_version)
+
+    def append_drafts(
+        self,
+        stream: str,
+        drafts: Sequence[Draft],
+        *,
+        expected_version: int = ANY,
+        span: JournalSpan | None = None,
+    ) -> list[Recorded]:
+        """Append what is encoded already, as ``EventStore.append`` does, and tell the plugins."""
+        recorded = self.store.append(stream, drafts, expected_version=expected_version, span=span)
         self.plugins.events_appended(recorded)
         return recorded
+
+    def recover(self) -> None:
+        """Take over the journals that dead writers left on this host; what came of it is added to ``recovered``.
+
+        A log that cannot be written leaves them where they are, for a command that can.
+        """
+        try:
+            self.recovered += recover(self.settings.journals, self.store, self.codec, self.metadata("ledger"))
+        except LedgerError as error:
+            self.recovered.append(Recovered(None, trouble=f"facts of dead writers still wait on this host: {error}"))
 
     def metadata(self, writer: str, *, rank: int | None = None, attempt: int | None = None) -> Metadata:
         """Who writes: this process."""
@@ -144,7 +180,7 @@ class Book:
     def _summaries(self, types: tuple[str, ...]) -> list[RunSummary]:
         runs = summarise(self.store.read_all(types=types))
         for run in runs:
-            if run.status == "running" and self.alive(run.process) is False:
+            if run.status == "running" and not self.lives(run.id, run.process):
                 run.status = "interrupted"
         return runs
 
@@ -167,6 +203,7 @@ def open_ledger(url: str | None = None, *, settings: Settings | None = None, plu
     codec = Codec(plugins.event_types())
     book = Book(settings, open_store(settings.url, codec), plugins, codec)
     _hide_from_git(settings)
+    book.recover()
     return book
 
 

@@ -47,6 +47,11 @@ class Settings:
     plugin_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The tables ``[plugin.NAME]`` of ledger.toml."""
 
+    @property
+    def journals(self) -> Path:
+        """Local directory in which the facts of writers on this host wait for the log."""
+        return self.scratch / "journals"
+
     def places(self) -> list[Path]:
         """Local files and directories that are the ledger itself: never part of a run's code."""
         urls = [u for u in (self.objects, self.checkpoints) if u.startswith("file://")]

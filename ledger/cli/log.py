@@ -58,7 +58,9 @@ def _tail(book: Book, run_id: str) -> Iterator[Recorded]:
             if over:
                 return
             # Once more after that: the last events may have come between the look at the log and this one.
-            over = process is not None and book.alive(process) is False
+            over = process is not None and not book.lives(run_id, process)
+            if over:
+                book.recover()
             continue
         yield recorded
         match recorded.event:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ledger.book import Book
+    from ledger.journal.carry import Recovered
     from ledger.settings import Settings
 
 _SQLITE: Final = "sqlite:///"
@@ -86,7 +87,19 @@ class Session:
     def _open(self) -> Book:
         from ledger.book import open_ledger
 
-        return open_ledger(settings=self.settings)
+        book = open_ledger(settings=self.settings)
+        for journal in book.recovered:
+            _tell_of(book, journal)
+        return book
+
+
+def _tell_of(book: Book, journal: Recovered) -> None:
+    from ledger.cli import render
+
+    if journal.trouble:
+        render.talk(journal.trouble)
+    elif journal.events:
+        render.talk(f"a writer of {journal.stream} died: what it still had to say is in the log now")
 
 
 def find_run(book: Book, reference: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ledger.book import Book, this_process
-from ledger.errors import LedgerError, UsageError
+from ledger.errors import LedgerError, Unavailable, UsageError
 from ledger.events import (
     CodeCaptured,
     ConfigResolved,
@@ -29,10 +30,14 @@ from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secrets import Redactor
 from ledger.record.data import data_places, pin_data
 from ledger.record.facts import begin, capture, environment, new_run, resolved_config, written_artifact
+from ledger.record.heartbeat import Heartbeat
 from ledger.record.supervise import Exit, supervise, undisturbed
+from ledger.record.writer import Writer
 from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ledger.codec import Recorded
     from ledger.read.state import RunState
 
@@ -187,12 +192,16 @@ def carry_out(
     spool.parent.mkdir(parents=True, exist_ok=True)
     console = Console(spool, redactor)
     watching = _Watching(book, run, watch)
+    heartbeat = Heartbeat(book, run.run_id, run.attempt)
     try:
         ended = supervise(argv, cwd=launch.directory, environ=whole.environ, console=console, on_tick=watching.tick)
     except LedgerError as error:
         # The run is in the log already: that it never came to run is a fact too.
         book.append(run.run_id, RunFailed(exception=redactor.text(str(error))), attempt=run.attempt)
         raise
+    finally:
+        heartbeat.stop()
+    book.recover()  # what processes of the command logged that did not live to see it into the log
     watching.tick()
     facts: list[Event] = [console.store(book.objects)]
     if console.failure:
@@ -211,28 +220,42 @@ class _Watching:
 
     def __init__(self, book: Book, run: Started, watch: Watch | None) -> None:
         self._watch = watch
+        self._book = book
+        self._run = run.run_id
         self._attempt = run.attempt
-        self._tail = book.store.subscribe(stream=run_stream(run.run_id))
+        self._seen = 0
+        self._tail = self._follow()
 
     def tick(self) -> bool:
         """Show what is new; whether the command may go on."""
         if self._watch is None:
             return True
-        for recorded in self._tail:
-            if recorded is None:
-                return True
-            if recorded.metadata.attempt == self._attempt and not self._watch(recorded):
-                return False
+        try:
+            for recorded in self._tail:
+                if recorded is None:
+                    return True
+                self._seen = recorded.global_position
+                if recorded.metadata.attempt == self._attempt and not self._watch(recorded):
+                    return False
+        except Unavailable:  # training goes on, and what it logs waits in its journal
+            self._tail = self._follow()
         return True
+
+    def _follow(self) -> Iterator[Recorded | None]:
+        return self._book.store.subscribe(after=self._seen, stream=run_stream(self._run))
 
 
 def _end(book: Book, run: Started, ended: Exit, facts: list[Event]) -> Outcome:
-    state = fold(book.store.read(run_stream(run.run_id)))
-    known = state.attempt.ended  # a rank that failed has said why already
+    try:
+        state = fold(book.store.read(run_stream(run.run_id)))
+    except Unavailable:  # the end waits in a journal, and says less
+        state = None
+    known = state.attempt.ended if state else None  # a rank that failed has said why already
     if known is None:
         known = _ending(ended, state)
         facts.append(known)
-    book.append(run.run_id, *facts, attempt=run.attempt)
+    with closing(Writer(book, run.run_id, attempt=run.attempt, name="ledger")) as writer:
+        writer.append(*facts)
     match known:
         case RunCompleted():
             return Outcome(run.run_id, run.name, "completed", 0, None, None, ended.stopped)
@@ -242,15 +265,15 @@ def _end(book: Book, run: Started, ended: Exit, facts: list[Event]) -> Outcome:
             return Outcome(run.run_id, run.name, "failed", ended.code, ended.signal, known.exception, ended.stopped)
 
 
-def _ending(ended: Exit, state: RunState) -> RunCompleted | RunFailed | RunInterrupted:
-    step = state.last_step
+def _ending(ended: Exit, state: RunState | None) -> RunCompleted | RunFailed | RunInterrupted:
+    step = state.last_step if state else None
     # A shell, torchrun and well-behaved programs turn a signal's end into 128 + its number.
     by_code = next((name for name, code in _STOPPED_FROM_OUTSIDE.items() if code == ended.code), None)
     signal = ended.interrupted_by or ended.signal or by_code
     if ended.stopped:
         return RunInterrupted(signal=signal or "SIGTERM", step=step)
     if ended.code == 0:
-        return RunCompleted(step=step, metrics=state.last_metrics)
+        return RunCompleted(step=step, metrics=state.last_metrics if state else {})
     if signal in _STOPPED_FROM_OUTSIDE:
         return RunInterrupted(signal=signal, step=step)
     told = (ended.last_traceback or ended.last_line or "").strip().splitlines()

@@ -18,6 +18,7 @@ from ledger.record.capture.secret_shapes import WITHHELD
 from ledger.record.command import Outcome, Started, Watch, carry_out
 from ledger.record.data import data_places, place
 from ledger.record.facts import environment
+from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,11 +82,13 @@ def _must_be_resumable(book: Book, state: RunState) -> None:
         raise LedgerError(
             f"{name} has completed: there is nothing to resume", mend=f"`ledger replay {name}` repeats it"
         )
-    if state.status == "running" and book.alive(state.attempt.process):
+    if state.status == "running":
         process = state.attempt.process
+        lease = book.store.lease(run_stream(state.id))
+        elsewhere = f" there, or wait {lease.left:.0f} seconds if that host is dead" if lease else " there"
         raise Conflict(
             f"{name} still trains: process {process.pid} on {process.host}",
-            mend=f"stop it first: kill {process.pid}",
+            mend=f"stop it first: kill {process.pid}{'' if book.alive(process) else elsewhere}",
         )
     if not Path(state.started.directory).is_dir():
         raise LedgerError(

@@ -30,13 +30,13 @@ from ledger.events import (
 from ledger.record.capture.secrets import Redactor
 from ledger.record.data import Data, pin_data
 from ledger.record.facts import begin, capture, failure, new_run, resolved_config, written_artifact
+from ledger.record.heartbeat import Heartbeat
 from ledger.record.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType, TracebackType
 
-    from ledger.codec import Recorded
     from ledger.events import Event
     from ledger.read.state import RunState
 
@@ -60,16 +60,18 @@ class Run:
         """Directory with the checkpoint to go on from, fetched and verified; None at a fresh start."""
         self.resumed_step: float | None = None
         self._book = book
-        self._owned = owned
+        self._started_here = owned
         self._data = {name: Data(book, committed) for name, committed in state.data.items()}
         self._kept = list(state.checkpoints)
         self._last: dict[str, float] = {}
         self._step: float | None = None
         self._redactor = Redactor(os.environ)
-        self._writer = Writer(self._append)
+        self._writer = Writer(book, self.id, attempt=attempt, rank=rank)
         self._ended = False
         self._signal: str | None = None
+        self._process = os.getpid()
         if owned:
+            self._heartbeat = Heartbeat(book, self.id, attempt)
             self._previous_sigterm = _on_sigterm(self._terminated)
         atexit.register(self._at_exit)
 
@@ -106,15 +108,24 @@ class Run:
     def log(self, metrics: Mapping[str, SupportsFloat], step: float | None = None) -> None:
         """Record values of metrics at ``step``; without one, at the step after the last.
 
-        Only enqueues. NaN and infinities are kept; NumPy scalars and tensors with one element are accepted.
-        Raises ``UsageError`` for what is no number.
+        What has been logged survives SIGKILL when this returns, and is in the log about a second later. NaN and
+        infinities are kept; NumPy scalars and tensors with one element are accepted. Raises ``UsageError`` for what is
+        no number, ``FencedAttempt`` where a newer attempt has taken over the run.
         """
         if step is None:
             step = 0 if self._step is None else int(self._step) + 1
-        values = {name: _number(name, value) for name, value in metrics.items()}
-        self._step = _number("step", step) if not isinstance(step, int) else step
-        self._last |= values
-        self._writer.log((self._step, time.time(), values))
+        elif type(step) is not int:
+            step = _number("step", step)
+        values = {name: value if type(value) is float else _number(name, value) for name, value in metrics.items()}
+        try:
+            self._writer.log(step, values)
+        except TypeError as error:
+            raise UsageError(
+                f"step {step} of {', '.join(map(str, values))} cannot be recorded: {error}",
+                mend="names are text, steps are below 2**63",
+            ) from error
+        self._step = step
+        self._last.update(values)
 
     def fingerprint(
         self,
@@ -193,8 +204,13 @@ class Run:
 
     # --- the end ----------------------------------------------------------------------------------------------
 
+    @property
+    def _owned(self) -> bool:
+        """Whether this process started the run and so must end it: no child that was forked since."""
+        return self._started_here and self._process == os.getpid()
+
     def flush(self) -> None:
-        """Return when everything logged so far is in the log."""
+        """Return when everything logged so far is in the log. Raises ``StoreUnavailable``; nothing is lost then."""
         self._writer.flush()
 
     def finish(self) -> None:
@@ -235,12 +251,14 @@ class Run:
             return
         self._ended = True
         if event is not None:
+            self._book.recover()  # what children of this process logged that are dead by now
             self._writer.append(event)
         self._close()
 
     def _close(self) -> None:
         self._writer.close()
         if self._owned:
+            self._heartbeat.stop()
             with suppress(ValueError):  # not the main thread: no handler was installed either
                 signal.signal(signal.SIGTERM, self._previous_sigterm)
 
@@ -257,9 +275,6 @@ class Run:
     def _terminated(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
         raise SystemExit(128 + number)
-
-    def _append(self, events: Sequence[Event]) -> list[Recorded]:
-        return self._book.append(self.id, *events, writer="run", rank=self.rank, attempt=self.attempt)
 
 
 def start_run(

@@ -1,104 +1,253 @@
-"""Between ``Run.log()`` and the log: rows wait in memory and are appended in batches by a thread of their own."""
+"""Between a run and the log: facts go to a journal at once, and from there to the log by a thread of their own."""
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 import warnings
+import weakref
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from ledger.errors import FencedAttempt, LedgerError, UsageError
-from ledger.events import MetricsLogged
+from ledger.errors import FencedAttempt, LedgerError, StoreUnavailable, UsageError
+from ledger.journal.carry import carry, refuse
+from ledger.journal.facts import RowWriter, fact_frame
+from ledger.journal.file import Journal
+from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from ledger.codec import Recorded
+    from ledger.book import Book
+    from ledger.codec import Draft, Metadata, Recorded
     from ledger.events import Event
+    from ledger.store.base import JournalSpan
 
-Row = tuple[float, float, dict[str, float]]
-"""Step, Unix time, values by metric."""
-
-_INTERVAL_S: Final = 0.25
-_BATCH: Final = 10_000
+_INTERVAL_S: Final = 1.0
+_LARGE: Final = 64 << 20
+"""A journal of this many bytes, all of them in the log, makes room for a fresh one."""
 
 
 class Writer:
-    """Appends one process's facts about one run, in the order in which they were given.
+    """Records one process's facts about one run, in the order in which they are given. Any thread may use it.
 
-    A log that cannot be written for a while delays metrics but loses none and never stops training; they wait here
-    and are tried again. A fenced attempt is another matter: every further call raises ``FencedAttempt``.
+    A log that cannot be reached never stops training: what was given waits in the journal, and is carried over when
+    the log is back, by this process or, once it is dead, by any other that opens the ledger. A fenced attempt is
+    another matter: every further call raises ``FencedAttempt``. After a fork the child has a journal of its own.
     """
 
-    def __init__(self, append: Callable[[Sequence[Event]], list[Recorded]]) -> None:
-        self._append = append
-        self._rows: deque[Row] = deque()
-        self._writing = threading.Lock()
-        self._wake = threading.Event()
+    _journal: Journal | None
+    _rows: RowWriter | None
+    _position: int
+    """How far the log stands in the journal."""
+    _backlog: deque[tuple[float, float, Mapping[str, float]]]
+    """Rows that could not be written to the journal."""
+    _thread: threading.Thread | None
+
+    def __init__(self, book: Book, run: str, *, attempt: int, rank: int | None = None, name: str = "run") -> None:
+        self._book = book
+        self._stream = run_stream(run)
+        self._name, self._rank, self._attempt = name, rank, attempt
         self._closed = False
         self._fenced: FencedAttempt | None = None
-        self._thread: threading.Thread | None = None
+        self._reset()
+        _WRITERS.add(self)
 
-    def log(self, row: Row) -> None:
-        """Take a row; it is in the log soon, and before any fact that is appended later."""
-        if self._fenced:
-            raise self._fenced
-        if self._closed:
-            raise UsageError("the run has ended: nothing more can be logged", mend="log before finish(), inside `with`")
-        self._rows.append(row)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
-            self._thread.start()
+    def log(self, step: float, values: Mapping[str, float]) -> None:
+        """Take a row of metrics: it outlives this process, and is in the log soon.
 
-    def append(self, *events: Event) -> list[Recorded]:
-        """Append facts now; they are committed when this returns. Raises what the store raises."""
-        with self._writing:
-            self._drain()
-            return self._append(events)
+        Where the disk is full it waits in memory instead, and a warning says so. Raises ``TypeError`` for a name that
+        is no text or a step beyond 64 bits.
+        """
+        now = time.time()
+        with self._giving:
+            try:
+                if self._backlog:
+                    self._give_backlog()
+                (self._rows or self._open()).add(step, now, values)
+            except StoreUnavailable as error:
+                self._backlog.append((step, now, values))
+                self._warn(f"metrics wait in memory only, training goes on: {error}")
+
+    def append(self, *events: Event) -> None:
+        """Record facts durably, after everything that was given before.
+
+        They are in the log when this returns or, where the log cannot be reached, on this host's disk. Raises
+        ``StoreUnavailable`` where not even that can be done.
+        """
+        metadata = self._metadata()
+        whole = b"".join(fact_frame(self._book.codec.draft(event, metadata)) for event in events)
+        with self._giving:
+            if self._journal is None:
+                self._open()
+            self._give_backlog()
+            journal = self._journal
+            assert journal is not None  # noqa: S101 - mypy cannot see that _open() has made one
+            journal.add(whole)
+        if self._unreachable:  # the thread waits for the log already
+            journal.sync()
+            return
+        try:
+            self.flush()
+        except FencedAttempt:
+            raise
+        except LedgerError as error:
+            journal.sync()
+            self._warn(f"facts wait in the journal, training goes on: {error}")
 
     def flush(self) -> None:
-        """Append all rows taken so far. Raises what the store raises; the rows are then still here."""
-        with self._writing:
-            self._drain()
+        """Return when everything given so far is in the log. Raises what the store raises; nothing is lost then."""
+        with self._carrying:
+            self._raise_if_fenced()
+            if self._journal is None:
+                return
+            with self._giving:
+                self._give_backlog()
+            try:
+                self._carry(self._journal)
+            except FencedAttempt as error:
+                self._refused(self._journal, error)
+                raise
+            except LedgerError:
+                self._unreachable = True
+                raise
+            self._unreachable = False
 
-    def close(self) -> None:
-        """Flush and end the thread."""
+    def close(self, *, patience_s: float = 10.0) -> None:
+        """Bring everything into the log, and end.
+
+        A log that stays out of reach for ``patience_s`` seconds gets it later: the journal stays, durable, and a
+        warning names it. Raises ``FencedAttempt``.
+        """
         self._closed = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        self.flush()
-
-    def _run(self) -> None:
-        warned = False
-        while not self._closed:
-            self._wake.wait(_INTERVAL_S)
+        deadline = time.monotonic() + patience_s
+        while self._journal is not None:
             try:
                 self.flush()
-                warned = False
-            except FencedAttempt as error:
-                self._fenced = error
+            except FencedAttempt:
+                raise
+            except LedgerError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(min(1.0, patience_s / 10))
+                    continue
+                self._leave(self._journal, error)
+            else:
+                self._journal.remove()
+            self._journal = self._rows = None
+
+    # --- the journal ------------------------------------------------------------------------------------------
+
+    def _open(self) -> RowWriter:
+        self._raise_if_fenced()
+        if self._closed:
+            raise UsageError("the run has ended: nothing more can be logged", mend="log before finish(), inside `with`")
+        self._use(Journal.create(self._book.settings.journals, self._stream, self._metadata()))
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._thread.start()
+        assert self._rows is not None  # noqa: S101 - mypy cannot see through _use
+        return self._rows
+
+    def _use(self, journal: Journal) -> None:
+        self._journal, self._rows, self._position = journal, RowWriter(journal), 0
+
+    def _give_backlog(self) -> None:
+        while self._backlog:
+            (self._rows or self._open()).add(*self._backlog[0])
+            self._backlog.popleft()
+
+    def _leave(self, journal: Journal, error: LedgerError) -> None:
+        journal.sync()
+        journal.close()
+        warnings.warn(
+            f"the last facts wait in {journal.path}; the next command of Ledger on this host that reaches the log "
+            f"takes them over: {error}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def _metadata(self) -> Metadata:
+        return self._book.metadata(self._name, rank=self._rank, attempt=self._attempt)
+
+    # --- from the journal to the log --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._wake.wait(_INTERVAL_S):
+            try:
+                self.flush()
+            except FencedAttempt:
                 return
             except LedgerError as error:
-                if not warned:
-                    warnings.warn(f"metrics wait in memory, training goes on: {error}", RuntimeWarning, stacklevel=1)
-                warned = True
+                self._warn(f"facts wait in the journal, training goes on: {error}")
+            else:
+                self._warned = False
 
-    def _drain(self) -> None:
-        while self._rows:
-            # Only this method removes rows, under the lock: what is copied here stays at the left end until then.
-            count = min(len(self._rows), _BATCH)
-            self._append([columns(list(islice(self._rows, count)))])
-            for _ in range(count):
-                self._rows.popleft()
+    def _carry(self, journal: Journal) -> None:
+        with self._giving:  # when no frame is half written
+            size = journal.size()
+        if self._position < size:
+            self._position, damage = carry(journal, self._store, start=self._position, end=size)
+            if damage:
+                raise StoreUnavailable(
+                    f"the journal {journal.path} is damaged at byte {damage.at}", mend="look after that disk"
+                )
+        if self._position >= _LARGE:
+            self._renew(journal)
+
+    def _store(self, drafts: Sequence[Draft], span: JournalSpan) -> list[Recorded]:
+        return self._book.append_drafts(self._stream, drafts, span=span)
+
+    def _renew(self, journal: Journal) -> None:
+        fresh = Journal.create(self._book.settings.journals, self._stream, self._metadata())
+        with self._giving:
+            if journal.size() == self._position:
+                self._use(fresh)
+                journal.remove()
+            else:  # somebody logged meanwhile: next time
+                fresh.remove()
+
+    def _refused(self, journal: Journal, error: FencedAttempt) -> None:
+        with self._giving:
+            self._fenced = error
+            self._journal = self._rows = None
+        try:
+            refuse(journal, self._book.store, self._book.codec, self._book.metadata("ledger"), error)
+        finally:
+            journal.close()
+
+    def _raise_if_fenced(self) -> None:
+        if self._fenced:
+            raise self._fenced
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        self._warned = True
+
+    def _reset(self) -> None:
+        self._journal = self._rows = self._thread = None
+        self._position = 0
+        self._backlog = deque()
+        # Both reentrant: a signal handler may log while the code that it interrupts logs. Whoever wants both takes
+        # _carrying first.
+        self._giving = threading.RLock()
+        self._carrying = threading.RLock()
+        self._wake = threading.Event()
+        self._unreachable = False
+        self._warned = False
 
 
-def columns(rows: Sequence[Row]) -> MetricsLogged:
-    """Rows as columns, None where a row lacks a metric that another row has."""
-    names = dict.fromkeys(name for _, _, values in rows for name in values)
-    return MetricsLogged(
-        step=tuple(step for step, _, _ in rows),
-        time=tuple(when for _, when, _ in rows),
-        values={name: tuple(values.get(name) for _, _, values in rows) for name in names},
-    )
+_WRITERS: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for writer in list(_WRITERS):
+        if writer._journal:
+            writer._journal.close()  # the parent goes on with it
+        writer._reset()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -17,7 +17,6 @@ from ledger.book import Book
 from ledger.errors import FencedAttempt, NotFound, StoreUnavailable, UsageError
 from ledger.events import RunCompleted, RunFailed, RunInterrupted, TrainingResumed
 from ledger.record.run import start_run
-from ledger.record.writer import columns
 from ledger.testing.builders import PROCESS
 
 
@@ -239,14 +238,18 @@ def test_what_ended_a_run_is_not_hidden_by_a_log_that_cannot_be_written(
     def full(*_: object, **__: object) -> None:
         raise StoreUnavailable("the disk is full")
 
-    with pytest.warns(RuntimeWarning, match="not on record: the disk is full"), pytest.raises(ZeroDivisionError), run:
+    with pytest.warns(RuntimeWarning, match="wait in .*: the disk is full"), pytest.raises(ZeroDivisionError), run:
         run.log({"a": 1})
         monkeypatch.setattr(book.store, "append", full)
         1 / 0  # noqa: B018
     monkeypatch.undo()
-    # The points waited; as soon as there is room they are in the log.
-    run.flush()
-    assert book.run(run.id).series("a").value == (1.0,)
+    # As soon as there is room everything is in the log, the failure too.
+    book.recover()
+    [recovered] = book.recovered
+    assert (recovered.events, recovered.trouble) == (2, None)
+    state = book.run(run.id)
+    assert state.series("a").value == (1.0,)
+    assert isinstance(state.ended, RunFailed)
 
 
 def test_current_run_outside_of_one_says_how_to_start(book: Book) -> None:
@@ -268,9 +271,3 @@ def test_a_program_under_a_command_may_state_its_seed_and_configuration(
     state = book.run(outer.id)
     assert (state.seed, state.config, state.tags) == (7, {"lr": 0.1}, ("inner",))
     assert [r.type for r in book.store.read(f"run-{outer.id}")].count("config.resolved") == 1
-
-
-def test_rows_become_columns_with_gaps() -> None:
-    batch = columns([(1, 10.0, {"a": 1.0}), (2, 11.0, {"b": 2.0}), (3, 12.0, {"a": 3.0, "b": 4.0})])
-    assert batch.step == (1, 2, 3)
-    assert batch.values == {"a": (1.0, None, 3.0), "b": (None, 2.0, 4.0)}

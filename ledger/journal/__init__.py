@@ -1,0 +1,4 @@
+"""The crash-safe spool between ``Run.log()`` and the log.
+
+``file`` is the format, ``facts`` what it holds, ``carry`` takes it into the log.
+"""
