@@ -23,7 +23,7 @@ from ledger.store.base import run_stream
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ledger.events import CheckpointWritten
+    from ledger.events import CheckpointWritten, Event
     from ledger.read.state import RunState
 
 
@@ -54,14 +54,8 @@ def resume_command(
             skipped=skipped,
             process=this_process(),
         )
-        facts = [resumed, environment(book, interpreter_of(state.started.command, directory=directory))]
-        try:
-            book.append(state.id, *facts, attempt=attempt, expected_version=state.version)
-        except ConcurrentAppend as error:
-            raise Conflict(
-                f"{state.name} was resumed by another process at the same moment",
-                mend=f"`ledger show {state.name}` tells where it runs",
-            ) from error
+        facts: list[Event] = [resumed, environment(book, interpreter_of(state.started.command, directory=directory))]
+        _take(book, state, facts, attempt)
         run = Started(state.id, state.name, attempt)
         if on_start:
             on_start(run)
@@ -70,6 +64,25 @@ def resume_command(
         launch = Launch(state.started.command, directory, environ)
         outputs = [Path(path) for path in state.started.outputs]
         return carry_out(book, run, launch, state.world, outputs=outputs, watch=watch)
+
+
+def _take(book: Book, state: RunState, facts: list[Event], attempt: int) -> None:
+    """Append the first facts of the new attempt, unless somebody else has begun it."""
+    version = state.version
+    while True:
+        try:
+            book.append(state.id, *facts, attempt=attempt, expected_version=version)
+        except ConcurrentAppend as error:
+            # A note, or a process of the old attempt that still lives, is no reason to give up.
+            now = book.run(state.id)
+            if now.attempt.number >= attempt:
+                raise Conflict(
+                    f"{state.name} was resumed by another process at the same moment",
+                    mend=f"`ledger show {state.name}` tells where it runs",
+                ) from error
+            version = now.version
+        else:
+            return
 
 
 def _must_be_resumable(book: Book, state: RunState) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ledger.events import Event
     from ledger.store.base import JournalSpan
 
-_INTERVAL_S: Final = 1.0
+_INTERVAL_S: Final = 0.5
 _LARGE: Final = 64 << 20
 """A journal of this many bytes, all of them in the log, makes room for a fresh one."""
 

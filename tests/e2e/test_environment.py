@@ -145,3 +145,17 @@ def test_a_recipe_with_a_secret_starts_no_run(desk: Desk) -> None:
     assert "environment variable" in refused
     assert "correct-horse" not in refused
     assert desk.ledger("ls", "--json").json == []
+
+
+def test_a_resume_whose_data_is_gone_leaves_no_attempt_behind(desk: Desk) -> None:
+    desk.write(data__txt="x", die__sh="kill -9 $$\n")
+    desk.ledger("run", "--no-snapshot", "--data", "train=file:data.txt", "--", "sh", "die.sh", code=None)
+    (desk.home / "data.txt").unlink()
+    refused = desk.ledger("resume", "run-1", code=4).err
+    assert "data.txt" in refused
+    types = [fact["type"] for fact in desk.ledger("log", "run-1", "--json").json]
+    assert "training.resumed" not in types
+    desk.write(data__txt="x")
+    desk.ledger("resume", "run-1", code=None)
+    types = [fact["type"] for fact in desk.ledger("log", "run-1", "--json").json]
+    assert types.count("training.resumed") == 1
