@@ -1,10 +1,12 @@
 # The verbs that laptops and CI share. PYTHON is the interpreter that .venv is made from.
 PYTHON ?= python3
 VENV := .venv
+# Of its own: no test should run beside a hundred packages of other tools.
+BENCH := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test faults lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done  ## record, kill, resume, replay: the whole story on a small GPT
@@ -13,11 +15,23 @@ demo: $(VENV)/demo.done  ## record, kill, resume, replay: the whole story on a s
 test: $(VENV)/test.done  ## everything that must hold
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+faults: $(VENV)/test.done  ## what `test` tries a sample of: every fault, hundreds of times
+	$(BIN)/python -m pytest -n 2 --dist worksteal --faults all tests/faults $(ARGS)
+
 lint: $(VENV)/test.done  ## types, style, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(BENCH)/bench.done  ## Ledger beside other tools; make bench ARGS=--help tells how to ask for less
+	$(BENCH)/bin/python -m tests.benchmarks $(ARGS)
+
+$(BENCH)/bench.done: pyproject.toml constraints.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BENCH)/bin/python -m pip check
+	touch $@
 
 $(VENV)/demo.done: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,4 +44,4 @@ $(VENV)/test.done: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

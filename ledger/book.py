@@ -5,22 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import psutil
 
 from ledger import __version__
 from ledger.codec import Codec, Metadata
 from ledger.errors import LedgerError, NotFound, RunNotFound
-from ledger.events import Process
-from ledger.hooks.manager import Plugins, load_plugins
-from ledger.journal.carry import Recovered, recover
-from ledger.objects import ObjectStore
-from ledger.objects.hashing import Hasher
-from ledger.read.catalogue import LINEAGE_TYPES, TYPES, RunSummary, summarise
-from ledger.read.lineage import Origin, origins
-from ledger.read.state import RunState, fold
 from ledger.settings import FOLDER, Settings, find_settings
 from ledger.store import open_store
 from ledger.store.base import ANY, run_id, run_stream
@@ -30,25 +21,56 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ledger.codec import Draft, Recorded
-    from ledger.events import Event
+    from ledger.events import Event, Process
+    from ledger.hooks.manager import Plugins
     from ledger.hooks.ports import CheckpointStore
-    from ledger.store.base import EventStore, JournalSpan
+    from ledger.journal.carry import Recovered
+    from ledger.objects import Hasher, ObjectStore
+    from ledger.read.catalogue import Catalogue, RunSummary
+    from ledger.read.lineage import Origin
+    from ledger.read.state import RunState
+    from ledger.store.base import JournalSpan
+    from ledger.store.query import Unended
 
 HOST: Final = socket.gethostname()
+_SHORTEST: Final = 8
+"""Characters of a digest that say which one is meant."""
 
 
 class Book:
     """An open ledger. Use it as a context manager, or close it."""
 
-    def __init__(self, settings: Settings, store: EventStore, plugins: Plugins, codec: Codec) -> None:
+    def __init__(self, settings: Settings, plugins: Plugins | None = None) -> None:
         self.settings = settings
-        self.store = store
-        self.plugins = plugins
-        self.codec = codec
-        self.objects = ObjectStore(settings.objects, scratch=settings.scratch)
-        self.hasher = Hasher(settings.scratch / "hashes.db")
+        self.codec = Codec(lambda: self.plugins.event_types())
+        self.store = open_store(settings.url, self.codec)
         self.recovered: list[Recovered] = []
         """What has become of journals that dead writers left on this host."""
+        if plugins:
+            self.plugins = plugins
+
+    # Most commands need few of these, and what they import takes as long as many a command.
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        """The installed plugins, or those that the ledger was opened with."""
+        from ledger.hooks.manager import load_plugins
+
+        return load_plugins(self.settings)
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """Files by what they contain."""
+        from ledger.objects import ObjectStore
+
+        return ObjectStore(self.settings.objects, scratch=self.settings.scratch)
+
+    @cached_property
+    def hasher(self) -> Hasher:
+        """Digests of files, remembered from one run to the next."""
+        from ledger.objects import Hasher
+
+        return Hasher(self.settings.scratch / "hashes.db")
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -66,30 +88,69 @@ class Book:
         raise RunNotFound(f"this ledger has no run {reference!r}", mend="`ledger ls` lists the runs")
 
     def run(self, reference: str) -> RunState:
-        """Everything that is known about a run. One whose writer is dead, though it never said so, is interrupted."""
-        state = fold(self.store.read(run_stream(self.find(reference))))
+        """Everything that is known about a run. One whose writer is dead, though it never said so, is interrupted.
+
+        Its series are read from the ledger when they are asked for.
+        """
+        from ledger.read.stored import read_run
+
+        state = read_run(self.store, run_stream(self.find(reference)))
         if state.status == "running" and not self.lives(state.id, state.attempt.process):
             state.status = "interrupted"
         return state
 
-    def runs(self) -> list[RunSummary]:
-        """All runs in the order in which they started."""
-        return self._summaries(TYPES)
+    def runs(self, *, where: str | None = None, sort: str | None = None, limit: int | None = None) -> list[RunSummary]:
+        """Runs with the last value of each of their metrics, filtered and sorted as `ledger ls` does it.
+
+        ``where`` is a condition such as ``val/loss < 2.1 and lr >= 1e-3 and status = completed``. ``sort`` is a metric,
+        a configured value or a fact about the run, with a ``-`` before it for highest first; without it runs come in
+        the order in which they started, and ``limit`` keeps the latest. Raises ``UsageError``.
+        """
+        return self.catalogue(where=where, sort=sort, limit=limit, all_metrics=True).runs
+
+    def catalogue(
+        self,
+        *,
+        where: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        tag: str | None = None,
+        all_metrics: bool = False,
+    ) -> Catalogue:
+        """What :meth:`runs` finds, with what it was asked by; of each run one metric, unless ``all_metrics``."""
+        from ledger.read.catalogue import consult
+
+        return consult(
+            self.store.projections,
+            self._living(),
+            where=where,
+            sort=sort,
+            limit=limit,
+            tag=tag,
+            all_metrics=all_metrics,
+        )
+
+    def names(self) -> dict[str, str]:
+        """The name of each run by its UUID, in the order in which they started."""
+        return {run_id(stream): name for stream, name in self.store.projections.run_names().items()}
 
     def origins(self, target: str | Path) -> list[Origin]:
-        """The runs that produced ``target``: a checkpoint directory, a file of one, or a digest.
+        """The runs that produced ``target``: a checkpoint directory, a file of one, or a digest (8 characters or more).
 
-        Raises ``NotFound`` where no checkpoint in this ledger has that content.
+        Originals come before replays, which write the same bytes. Raises ``NotFound`` where no checkpoint in this
+        ledger has that content.
         """
+        from ledger.read.lineage import origin
+
         path = Path(target)
         digests = self._digests(path) if path.exists() else [str(target)]
-        found = origins(self._summaries(LINEAGE_TYPES), digests)
+        found = self.store.projections.checkpoints([digest for digest in digests if len(digest) >= _SHORTEST])
         if not found:
             raise NotFound(
                 f"no run of this ledger wrote {target} (digest {digests[-1][:12]}…)",
                 mend="it was made elsewhere, or altered since: even one changed byte makes another digest",
             )
-        return found
+        return [origin(match, *self.store.read_all(after=match.position - 1, limit=1)) for match in found]
 
     def lives(self, run: str, process: Process) -> bool:
         """Whether the writer of a run without an end lives.
@@ -102,10 +163,21 @@ class Book:
         lease = self.store.lease(run_stream(run))
         return lease is None or lease.left > 0
 
-    def alive(self, process: Process) -> bool | None:
+    def _living(self) -> frozenset[str]:
+        """Streams of the runs without an end whose writers live, as ``lives`` tells it."""
+        living = set()
+        for run in self.store.projections.unended():
+            alive = self.alive(run)
+            if run.lease is None or run.lease > 0 if alive is None else alive:
+                living.add(run.stream)
+        return frozenset(living)
+
+    def alive(self, process: Process | Unended) -> bool | None:
         """Whether a process still runs; None for one on another host, which cannot be seen from here."""
         if process.host != HOST:
             return None
+        import psutil
+
         try:
             found = psutil.Process(process.pid)
             # A pid is used again in time, and the operating system rounds the time of a start.
@@ -150,6 +222,10 @@ class Book:
 
         A log that cannot be written leaves them where they are, for a command that can.
         """
+        if not any(self.settings.journals.glob("*")):
+            return
+        from ledger.journal.carry import Recovered, recover
+
         try:
             self.recovered += recover(self.settings.journals, self.store, self.codec, self.metadata("ledger"))
         except LedgerError as error:
@@ -177,13 +253,6 @@ class Book:
     ) -> None:
         self.close()
 
-    def _summaries(self, types: tuple[str, ...]) -> list[RunSummary]:
-        runs = summarise(self.store.read_all(types=types))
-        for run in runs:
-            if run.status == "running" and not self.lives(run.id, run.process):
-                run.status = "interrupted"
-        return runs
-
     def _digests(self, path: Path) -> list[str]:
         """Digests that content on disk may be known under, without what a checkpoint store adds beside it."""
         manifest = self.hasher.tree(path)
@@ -195,13 +264,11 @@ class Book:
 def open_ledger(url: str | None = None, *, settings: Settings | None = None, plugins: Plugins | None = None) -> Book:
     """Open the ledger at ``url``, or the one that the command line would find from here.
 
-    An embedded ledger is created, or upgraded, on first use. Raises ``StoreUnavailable`` where the log cannot be
-    opened, ``SchemaMismatch`` where it is newer than this version of Ledger.
+    A ledger is created on first use. Raises ``StoreUnavailable`` where the log cannot be opened, ``SchemaMismatch``
+    where an older or newer version of Ledger made it.
     """
     settings = settings or find_settings(url)
-    plugins = plugins or load_plugins(settings)
-    codec = Codec(plugins.event_types())
-    book = Book(settings, open_store(settings.url, codec), plugins, codec)
+    book = Book(settings, plugins)
     _hide_from_git(settings)
     book.recover()
     return book
@@ -217,4 +284,8 @@ def _hide_from_git(settings: Settings) -> None:
 
 def this_process() -> Process:
     """The calling process, named for the log."""
+    import psutil
+
+    from ledger.events import Process
+
     return Process(host=HOST, pid=os.getpid(), started=psutil.Process().create_time())

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 import uuid_utils.compat as uuids
 
 from ledger.errors import UsageError
-from ledger.events import CORE_EVENTS, Event, UnknownEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ledger.events import Event, UnknownEvent
 
 GENESIS: Final = "0" * 64
 """``previous_digest`` of the first event of every stream."""
@@ -71,7 +73,7 @@ class Recorded:
     """An event in the log."""
 
     global_position: int
-    """Order of commit over all streams, from 1, ascending, not necessarily gapless."""
+    """Order of commit over all streams, gapless from 1."""
     event_id: str
     stream: str
     position: int
@@ -113,39 +115,91 @@ def chain_digest(
 ) -> str:
     """Digest of an event: SHA-256 over the previous digest's 64 hexadecimal characters and the canonical row.
 
-    ``payload`` and ``metadata`` enter as the bytes that are stored. ``global_position`` stays outside, so
-    that a stream keeps its digests when it moves to another database.
+    ``global_position`` stays outside, so that a stream keeps its digests when it moves to another database.
     """
-    row = {
-        "event_id": event_id,
-        "metadata": orjson.Fragment(metadata),
-        "payload": orjson.Fragment(payload),
-        "position": position,
-        "recorded_at": recorded_at,
-        "schema_version": schema_version,
-        "stream": stream,
-        "type": type,
-    }
-    return hashlib.sha256(previous.encode() + canonical_json(row)).hexdigest()
+    row = canonical_row(
+        stream=stream,
+        position=position,
+        event_id=event_id,
+        type=type,
+        schema_version=schema_version,
+        payload=payload,
+        metadata=metadata,
+        recorded_at=recorded_at,
+    )
+    return hashlib.sha256(previous.encode() + row).hexdigest()
+
+
+def canonical_row(
+    *,
+    stream: str,
+    position: int,
+    event_id: str,
+    type: str,
+    schema_version: int,
+    payload: bytes,
+    metadata: bytes,
+    recorded_at: str,
+) -> bytes:
+    """What is digested of an event: canonical JSON. ``payload`` and ``metadata`` enter as the bytes that are stored."""
+    return canonical_json(
+        {
+            "event_id": event_id,
+            "metadata": orjson.Fragment(metadata),
+            "payload": orjson.Fragment(payload),
+            "position": position,
+            "recorded_at": recorded_at,
+            "schema_version": schema_version,
+            "stream": stream,
+            "type": type,
+        }
+    )
+
+
+class Columns(NamedTuple):
+    """What ``metrics.logged`` holds: columns of equal length."""
+
+    step: list[float]
+    time: list[float]
+    values: dict[str, list[float | None]]
+    """None where a row does not give that metric."""
+
+
+METRICS: Final = "metrics.logged"
+"""The one type whose payloads are long."""
+_BEYOND_JSON: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def columns(payload: bytes) -> Columns:
+    """The columns of a ``metrics.logged`` payload.
+
+    Believed, not validated value by value: a run may have millions, and each was checked when it was recorded.
+    """
+    logged = Columns(**orjson.loads(payload))
+    keys = len(Columns._fields) + len(logged.values)
+    if payload.count(b'"') > 2 * keys:  # there are texts beside the keys: counting them is cheaper than looking
+        everything: tuple[list[Any], ...] = (logged.step, logged.time, *logged.values.values())
+        for column in everything:
+            if str in set(map(type, column)):
+                column[:] = [_BEYOND_JSON.get(value, value) for value in column]
+    return logged
 
 
 class Codec:
     """Turns events into drafts and rows back into events; knows the core's types and those of the plugins."""
 
-    def __init__(self, plugin_events: Iterable[type[Event]] = ()) -> None:
-        self._types: dict[str, type[Event]] = {}
-        for event in (*CORE_EVENTS, *plugin_events):
-            if self._types.setdefault(event.type, event) is not event:
-                raise UsageError(
-                    f"event type {event.type!r} is registered twice",
-                    mend="a plugin's types go under its own prefix, such as myplugin.happened",
-                )
+    def __init__(self, plugin_events: Callable[[], Iterable[type[Event]]] = tuple) -> None:
+        """``plugin_events`` gives the plugins' types, once the first event is to be encoded or decoded."""
+        self._plugin_events = plugin_events
+        self._types: Mapping[str, type[Event]] | None = None
 
     def draft(self, event: Event, metadata: Metadata, *, event_id: str | None = None) -> Draft:
         """Encode ``event`` for appending; a given ``event_id`` makes a repeated append the same append.
 
-        Raises ``UsageError`` for a value that JSON with 64-bit integers cannot hold.
+        Raises ``UsageError`` for a value that JSON with 64-bit integers cannot hold, and where plugins register a
+        type twice.
         """
+        self._known()  # a clash stops the first fact of a run, not its last
         # Through JSON once more: pydantic knows how to write NaN, orjson how to sort keys at every depth.
         # Read with json: orjson would turn an integer beyond 64 bits into a float, and a seed may be that
         # large.
@@ -160,7 +214,37 @@ class Codec:
 
     def decode(self, type: str, schema_version: int, payload: bytes) -> Event | UnknownEvent:
         """The fact that a row holds; ``UnknownEvent`` for a type or version from the future."""
-        known = self._types.get(type)
+        known = self._known().get(type)
         if known is None or schema_version > known.schema_version:
-            return UnknownEvent(type=type, schema_version=schema_version, payload=orjson.loads(payload))
-        return known.model_validate_json(payload)
+            return _unknown(type, schema_version, payload)
+        return _metrics_logged(payload) if type == METRICS else known.model_validate_json(payload)
+
+    def _known(self) -> Mapping[str, type[Event]]:
+        if self._types is None:
+            # Imported here, as below: to list and to verify runs takes no event, and these take long to import.
+            from ledger.events import CORE_EVENTS
+
+            types: dict[str, type[Event]] = {}
+            for event in (*CORE_EVENTS, *self._plugin_events()):
+                if types.setdefault(event.type, event) is not event:
+                    raise UsageError(
+                        f"event type {event.type!r} is registered twice",
+                        mend="a plugin's types go under its own prefix, such as myplugin.happened",
+                    )
+            self._types = types
+        return self._types
+
+
+def _unknown(type: str, schema_version: int, payload: bytes) -> UnknownEvent:
+    from ledger.events import UnknownEvent
+
+    return UnknownEvent(type=type, schema_version=schema_version, payload=orjson.loads(payload))
+
+
+def _metrics_logged(payload: bytes) -> Event:
+    from ledger.events import MetricsLogged
+
+    step, time, values = columns(payload)
+    return MetricsLogged.model_construct(
+        step=tuple(step), time=tuple(time), values={name: tuple(column) for name, column in values.items()}
+    )

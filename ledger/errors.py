@@ -80,7 +80,7 @@ class StoreUnavailable(Unavailable):
 
 
 class SchemaMismatch(StoreUnavailable):
-    """The log was written by a newer version of Ledger than this one."""
+    """The log has the schema of an older or a newer version of Ledger than this one."""
 
 
 class DataUnavailable(Unavailable):

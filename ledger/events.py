@@ -340,6 +340,22 @@ class RunAnnotated(Event):
     tags: tuple[str, ...] = ()
 
 
+class LogSealed(Event):
+    """Somebody signed the log as it was; on the ledger's own stream."""
+
+    type: ClassVar[str] = "log.sealed"
+    origin: str
+    """Which log it is: ``training-ledger/`` and the id of its first event."""
+    size: int
+    """How many events were sealed: global positions 1 … ``size``."""
+    root: str
+    """Root of the Merkle tree (RFC 9162) over the digests of these events."""
+    key: str
+    """The public key, as C2SP's signed-note writes it: name, key id and key."""
+    signature: str
+    """Ed25519 (RFC 8032) over origin, size and root as C2SP's tlog-checkpoint writes them; base64."""
+
+
 class UnknownEvent(Fact):
     """A fact of a type or schema version that this version of Ledger does not know; kept, never an error."""
 
@@ -366,4 +382,5 @@ CORE_EVENTS: Final[tuple[type[Event], ...]] = (
     RunInterrupted,
     ReplayCompared,
     RunAnnotated,
+    LogSealed,
 )

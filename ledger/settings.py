@@ -30,8 +30,8 @@ _URL: Final = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 class Settings:
     """One ledger's settings. URLs are absolute: a process in another directory means the same places."""
 
-    url: str
-    """The log: ``sqlite:////abs/ledger.db``, ``memory:`` or, for teams, a PostgreSQL URL."""
+    url: str = field(repr=False)
+    """The log: ``sqlite:////abs/ledger.db``, ``memory:`` or, for teams, a PostgreSQL URL, which may hold a password."""
     objects: str
     """The content-addressed objects: any fsspec URL."""
     checkpoints: str

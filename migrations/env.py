@@ -3,11 +3,11 @@
 from alembic import context
 
 from ledger.store.schema import VERSION_TABLE
-from ledger.store.tables import LedgerTable
+from ledger.store.tables import METADATA
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=LedgerTable.metadata,
+    target_metadata=METADATA,
     version_table=VERSION_TABLE,
 )
 with context.begin_transaction():

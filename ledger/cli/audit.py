@@ -52,15 +52,15 @@ def audit(session: Session, target: str, step: int | None) -> None:
         run_id, origins = _resolve(book, target)
         state = book.run(run_id)
         samples = None if step is None else _samples(book, state, step)
-        audited = _Audited(target, state, origins, {run.id: run.name for run in book.runs()}, samples, step)
-    if session.json:
-        render.json_line(_facts(audited))
-    else:
-        from ledger.cli.chain import print_chain
+        audited = _Audited(target, state, origins, book.names(), samples, step)
+        if session.json:
+            render.json_line(_facts(audited))
+        else:
+            from ledger.cli.chain import print_chain
 
-        _print_origins(audited)
-        print_chain(state, audited.names)
-        _print_samples(audited)
+            _print_origins(audited)
+            print_chain(state, audited.names)
+            _print_samples(audited)
 
 
 def _resolve(book: Book, target: str) -> tuple[str, list[Origin]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -23,12 +24,19 @@ Rows = dict[str, list[Any]]
 
 @command(
     "compare",
-    example="ledger compare run-1 run-2\nledger compare run-1 run-2 --json | jq .config",
+    example="ledger compare run-1 run-2\nledger compare run-1 run-2 --plot curves.svg\n"
+    "ledger compare run-1 run-2 --json | jq .config",
     json="the comparison",
 )
 @run_argument("names", nargs=-1, required=True, metavar="RUN RUN...")
 @click.option("--all", "everything", is_flag=True, help="Also what is the same in all of them.")
-def compare(session: Session, names: tuple[str, ...], everything: bool) -> None:
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.svg",
+    help="Also draw the metrics as curves.",
+)
+def compare(session: Session, names: tuple[str, ...], everything: bool, plot: Path | None) -> None:
     """Lay runs side by side.
 
     What differs in configuration, data and code; the last, lowest and highest value of each metric.
@@ -37,12 +45,16 @@ def compare(session: Session, names: tuple[str, ...], everything: bool) -> None:
 
     if len(names) < 2:
         raise UsageError("one run has nothing to be compared with", mend="name two runs or more")
+    if plot and plot.suffix != ".svg":
+        raise UsageError(f"{plot} does not name an SVG picture", mend=f"name it {plot.with_suffix('.svg')}")
     with session.reading() as book:
         states = [book.run(find_run(book, name)) for name in names]
+        metrics = {kind: _rows(states, facts) for kind, facts in _METRICS.items()}
+        if plot:
+            _draw(states, plot)
     sections = {name: _rows(states, facts) for name, facts in _SECTIONS.items()}
     if not everything:
         sections |= {name: _differing(sections[name]) for name in ("config", "data", "code")}
-    metrics = {kind: _rows(states, facts) for kind, facts in _METRICS.items()}
     if session.json:
         render.json_line({"runs": [state.name for state in states], **sections, "metrics": metrics})
     else:
@@ -61,6 +73,13 @@ def _print(states: Sequence[RunState], sections: Mapping[str, Rows], metrics: Ma
         for kind, rows in metrics.items():
             table.append([f"{name} {kind}", *map(render.number, rows[name])])
     render.table([Column(""), *(Column(state.name, whole=False) for state in states)], table)
+
+
+def _draw(states: Sequence[RunState], file: Path) -> None:
+    from ledger.read.chart import chart
+
+    file.write_text(chart({state.name: state.effective_series for state in states}), encoding="utf-8")
+    render.talk(f"drew {file}")
 
 
 def _differing(rows: Rows) -> Rows:
@@ -96,13 +115,6 @@ def _code(state: RunState) -> dict[str, Any]:
     return {"commit": code.commit, "dirty": code.dirty, "tree": code.tree} if code else {}
 
 
-def _extremes(state: RunState) -> dict[str, tuple[tuple[float, float], tuple[float, float]]]:
-    from ledger.cli.facts import extremes
-
-    series = {name: state.series(name) for name in state.metrics}
-    return {name: extremes(points) for name, points in series.items() if len(points)}
-
-
 _SECTIONS: Final[dict[str, Callable[[RunState], Mapping[str, Any]]]] = {
     "run": _run,
     "config": lambda state: render.flat(state.config),
@@ -111,8 +123,8 @@ _SECTIONS: Final[dict[str, Callable[[RunState], Mapping[str, Any]]]] = {
 }
 _METRICS: Final[dict[str, Callable[[RunState], Mapping[str, Any]]]] = {
     "last": lambda state: state.last_metrics,
-    "lowest": lambda state: {name: lowest[0] for name, (lowest, _) in _extremes(state).items()},
-    "highest": lambda state: {name: highest[0] for name, (_, highest) in _extremes(state).items()},
+    "lowest": lambda state: {name: state.figures.metrics[name].lowest for name in state.metrics},
+    "highest": lambda state: {name: state.figures.metrics[name].highest for name in state.metrics},
 }
 _LABELS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "started_at": ("started", render.moment),

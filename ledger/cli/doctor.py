@@ -88,17 +88,17 @@ def _python(_: Session) -> Iterator[Finding]:
 
 def _ledger(session: Session) -> Iterator[Finding]:
     where = f"{session.place}, {session.found_by}"
-    if session.exists:
+    if session.there_is_one():
         yield Finding("ledger", "ok", where)
     else:
         yield Finding("ledger", "warn", f"none yet at {where}", "`ledger init` makes one, as does the first run")
 
 
 def _store(session: Session) -> Iterator[Finding]:
-    if not session.exists:
+    if not session.there_is_one():
         return
     with session.reading() as book:
-        yield Finding("store", "ok", f"opens, {render.count(len(book.runs()), 'run')}")
+        yield Finding("store", "ok", f"opens, {render.count(len(book.names()), 'run')}")
         digest = book.objects.put_bytes(_PROBE)
         intact = book.objects.get_bytes(digest) == _PROBE
         state: Literal["ok", "fail"] = "ok" if intact else "fail"

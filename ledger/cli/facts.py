@@ -8,8 +8,8 @@ from ledger.cli.render import between
 
 if TYPE_CHECKING:
     from ledger.events import CheckpointWritten
-    from ledger.read.series import Series
     from ledger.read.state import Attempt, RunState
+    from ledger.store.measured import Measured
 
 
 def run_facts(state: RunState) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def run_facts(state: RunState) -> dict[str, Any]:
         "config_digest": state.resolved.digest if state.resolved else None,
         "code": state.code.model_dump(mode="json") if state.code else None,
         "data": {name: data.model_dump(mode="json") for name, data in state.data.items()},
-        "metrics": {name: _metric_facts(state.series(name)) for name in state.metrics},
+        "metrics": {name: _metric_facts(state.figures.metrics[name]) for name in state.metrics},
         "checkpoints": [checkpoint_facts(written) for written in state.checkpoints],
         "artifacts": [artifact.model_dump(mode="json") for artifact in state.artifacts.values()],
         "consoles": [console.model_dump(mode="json") for console in state.consoles],
@@ -62,13 +62,6 @@ def attempt_status(state: RunState, attempt: Attempt) -> str:
     return attempt.ended.type.removeprefix("run.") if attempt.ended else "interrupted"
 
 
-def extremes(series: Series) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Lowest and highest value of a series that has any, each with its first step; NaN only if all are."""
-    points = list(zip(series.value, series.step, strict=True))
-    real = [point for point in points if point[0] == point[0]] or points
-    return min(real), max(real, key=lambda point: (point[0], -point[1]))
-
-
 def _attempt_facts(state: RunState, attempt: Attempt) -> dict[str, Any]:
     return {
         "attempt": attempt.number,
@@ -82,16 +75,13 @@ def _attempt_facts(state: RunState, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _metric_facts(series: Series) -> dict[str, Any]:
-    if not len(series):
-        return {"points": 0}
-    (lowest, lowest_step), (highest, highest_step) = extremes(series)
+def _metric_facts(of: Measured) -> dict[str, Any]:
     return {
-        "last": series.value[-1],
-        "step": series.step[-1],
-        "lowest": lowest,
-        "lowest_step": lowest_step,
-        "highest": highest,
-        "highest_step": highest_step,
-        "points": len(series),
+        "last": of.last,
+        "step": of.last_step,
+        "lowest": of.lowest,
+        "lowest_step": of.lowest_step,
+        "highest": of.highest,
+        "highest_step": of.highest_step,
+        "points": of.points,
     }

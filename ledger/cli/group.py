@@ -43,7 +43,8 @@ class Commands(click.Group):
         """Import the command, if there is one of that name."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = getattr(importlib.import_module(f"{__package__}.{cmd_name}"), cmd_name)
+        module = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"{__package__}.{module}"), module)
         return command
 
     def resolve_command(

@@ -30,18 +30,19 @@ _TOML: Final = """\
 _DEFAULT_URL: Final = '# url = ".ledger"                      # the log: a directory, or a database URL'
 
 
-@command("init", example="ledger init\nledger init --ledger /shared/ledgers/speech")
+@command("init", example="ledger init\nledger init --ledger postgresql://ann@db.example.org/ledger")
 def init(session: Session) -> None:
     """Start a ledger in this directory.
 
-    Writes ledger.toml and creates the embedded ledger in .ledger, which git ignores. What is there already is
-    left as it is.
+    Writes ledger.toml and creates the embedded ledger in .ledger, which git ignores, or the tables in a database.
+    What is there already is left as it is.
     """
+    from ledger.hooks.uris import without_password
     from ledger.settings import FILE
 
-    existed = session.exists
+    existed = session.there_is_one()
     with session.writing() as book:  # first: settings that name a place where no ledger can be would be in the way
-        runs = len(book.runs())
+        runs = len(book.names())
     if existed:
         render.talk(f"there is a ledger in {session.place} already, with {render.count(runs, 'run')}")
     else:
@@ -52,10 +53,15 @@ def init(session: Session) -> None:
     else:
         _write_settings(toml, session.url)
         render.line(f"wrote {FILE}")
+        if session.url and without_password(session.url) != session.url:
+            render.talk(f"{FILE} does not hold the password: keep it in ~/.pgpass or PGPASSWORD")
     render.talk("next: `ledger run -- COMMAND` or `ledger train CONFIG.toml`, then `ledger ls`")
 
 
 def _write_settings(file: Path, url: str | None) -> None:
     import json
 
-    file.write_text(_TOML.format(url=f"url = {json.dumps(url)}" if url else _DEFAULT_URL))
+    from ledger.hooks.uris import without_password
+
+    setting = f"url = {json.dumps(without_password(url))}" if url else _DEFAULT_URL
+    file.write_text(_TOML.format(url=setting))

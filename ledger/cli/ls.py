@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,31 +12,70 @@ from ledger.cli.render import Column
 
 if TYPE_CHECKING:
     from ledger.cli.session import Session
-    from ledger.read.catalogue import RunSummary
+    from ledger.read.catalogue import Catalogue, RunSummary
 
 
-@command("ls", example="ledger ls -n 20\nledger ls --json | jq -r .name", json="one run a line")
-@click.option("-n", "--number", type=click.IntRange(min=1), metavar="N", help="Only the latest N runs.")
+_HELP: Final = """List the runs, the latest last.
+
+One metric is shown of each, a loss if there is one, and those that --where and --sort name. A run whose process
+died without a word is listed as interrupted.
+
+--where takes comparisons, joined by and, or, not and brackets:
+
+\b
+  val/loss < 2.1        last value of a metric; min(val/loss), max(val/loss)
+  optim.lr >= 1e-3      a configured value; lr, if only one path ends so
+  status = completed    a fact about the run: name, id, status, kind, started,
+                        ended, step, attempts, project, user, host, verdict
+  tag = baseline        one of its tags; != if none is
+  data = corpus         name, URI, commit or digest of data that it read
+  replay_of = run-7     what it replays, by name or UUID
+  started > 2026-01-31  a time, in your zone; or as 2026-01-31T18:30Z
+  name ~ '*-large'      text that fits a pattern, * for anything; !~ if not
+
+Operators are = != < <= > >= ~ !~. Quote what has blanks or operators in it. A name that is both configured and a
+metric means what was configured; write metric.lr or config.lr to choose. A run that lacks a value, or has NaN there,
+fits no comparison with it, and is sorted last.
+"""
+
+
+@command(
+    "ls",
+    help=_HELP,
+    example="ledger ls -n 20\n"
+    "ledger ls --where 'val/loss < 2.1 and lr >= 1e-3' --sort val/loss\n"
+    "ledger ls --sort '-max(val/accuracy)' -n 5\n"
+    "ledger ls --json | jq -r .name",
+    json="one run a line",
+)
+@click.option("-w", "--where", metavar="CONDITION", help="Only runs for which this is true.")
+@click.option(
+    "-s",
+    "--sort",
+    metavar="[-]NAME",
+    help="Lowest first by this metric, configured value or fact; highest first with -.",
+)
+@click.option(
+    "-n", "--number", type=click.IntRange(min=1), metavar="N", help="Only the latest N runs; with --sort the first N."
+)
 @click.option("--tag", metavar="TAG", help="Only runs with this tag.")
-def ls(session: Session, number: int | None, tag: str | None) -> None:
-    """List the runs, the latest last.
-
-    Metrics are shown once a run has ended. A run whose process died without a word is listed as interrupted.
-    """
+def ls(session: Session, where: str | None, sort: str | None, number: int | None, tag: str | None) -> None:
+    """Print what the catalogue finds."""
     if session.url is None and not session.exists:  # one that was named and is not there is an error
         _nothing_yet(session)
         return
     with session.reading() as book:
-        runs = book.runs()
-    names = {run.id: run.name for run in runs}
-    shown = [run for run in runs if tag is None or tag in run.tags][-(number or 0) :]
+        found = book.catalogue(where=where, sort=sort, limit=number, tag=tag, all_metrics=session.json)
+        recorded = bool(found.runs) or bool(book.names())
+    for note in found.notes:
+        render.talk(f"note: {note}")
     if session.json:
-        for run in shown:
+        for run in found.runs:
             render.json_line(_facts(run))
-    elif shown:
-        render.table(_columns(), [_row(run, names) for run in shown])
-    elif runs:
-        render.talk(f"none of the {len(runs)} runs has the tag {tag!r}")
+    elif found.runs:
+        render.table(_columns(found), [_row(run, found) for run in found.runs])
+    elif recorded:
+        render.talk(f"no run has the tag {tag!r}" if where is None else "no run fits")
     else:
         _nothing_yet(session)
 
@@ -46,7 +85,7 @@ def _nothing_yet(session: Session) -> None:
     render.talk(f"no runs yet: {start}`ledger run -- COMMAND` or `ledger train CONFIG.toml` makes the first")
 
 
-def _columns() -> list[Any]:
+def _columns(found: Catalogue) -> list[Column]:
     return [
         Column("run"),
         Column("status"),
@@ -54,14 +93,15 @@ def _columns() -> list[Any]:
         Column("started"),
         Column("took"),
         Column("step", right=True),
+        *(Column(name, right=True) for name in found.columns),
         Column("metric"),
         Column("replayed"),
         Column("tags", whole=False),
     ]
 
 
-def _row(run: RunSummary, names: dict[str, str]) -> list[str]:
-    original = names.get(run.replay_of, run.replay_of) if run.replay_of else None
+def _row(run: RunSummary, found: Catalogue) -> list[str]:
+    original = run.original or run.replay_of
     took = render.duration(render.between(run.started_at, run.ended_at)) if _known_end(run) else ""
     return [
         run.name,
@@ -70,7 +110,8 @@ def _row(run: RunSummary, names: dict[str, str]) -> list[str]:
         render.ago(run.started_at),
         took,
         render.number(run.step),
-        render.key_metric(run.metrics),
+        *("" if value is None else value if isinstance(value, str) else render.number(value) for value in run.asked),
+        "" if run.headline in found.columns else render.key_metric(run.metrics),
         run.verdict or "",
         " ".join(run.tags),
     ]

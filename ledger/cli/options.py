@@ -70,7 +70,7 @@ def _complete_run(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
     session = Session(ctx.params.get("ledger_url"))
     try:
         with session.reading() as book:
-            return [run.name for run in reversed(book.runs()) if run.name.startswith(incomplete)]
+            return [name for name in reversed(book.names().values()) if name.startswith(incomplete)]
     except LedgerError:  # no ledger, or a broken one: that is for the command itself to say
         return []
 

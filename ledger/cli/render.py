@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ledger.cli import layout
+
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
+    from collections.abc import Iterable, Sequence
 
 DOT: Final = " · "
 NOTHING: Final = "-"
@@ -41,6 +44,8 @@ _STYLES: Final = {
     "not-replayable": "red",
 }
 """Colour of words that say how something stands; the word itself says it too."""
+_SIMPLE: Final = ("dumb", "unknown")
+"""Terminals without styles."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,13 @@ def json_line(value: Any) -> None:
     click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
 
 
+def exactly(content: bytes) -> None:
+    """Bytes that somebody else checks, whatever the terminal's encoding."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
 def plain(value: Any) -> Any:
     """``value`` as JSON can hold it: NaN and infinities as strings, tuples as lists."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -73,43 +85,30 @@ def plain(value: Any) -> Any:
 
 def line(text: str) -> None:
     """One line of text, words about states in colour."""
-    if not _on_terminal():
-        click.echo(clean(text))
-        return
-    _console().print(_styled(text), soft_wrap=True)
+    click.echo(_word(clean(text)))
 
 
 def title(name: str, state: str) -> None:
     """What a page is about, and how that stands."""
-    if not _on_terminal():
-        click.echo(f"{clean(name)}{_GAP}{state}")
-        return
-    from rich.text import Text
-
-    _console().print(Text.assemble((clean(name), "bold"), _GAP, (state, _STYLES.get(state, ""))), soft_wrap=True)
+    click.echo(_painted(clean(name), bold=True) + _GAP + _word(state))
 
 
 def event_line(position: int, recorded_at: str, kind: str, gist: str) -> None:
     """One event of a log: cut to the width of a terminal, whole where it is piped."""
     when = moment(recorded_at)
-    if _on_terminal() and when[:10] == f"{datetime.now().astimezone():%Y-%m-%d}":
+    room = _room()
+    if room is not None and when[:10] == f"{datetime.now().astimezone():%Y-%m-%d}":
         when = when[11:]
     start = f"{position:>5}{_GAP}{when}{_GAP}{kind:<{_TYPE_WIDTH}}{_GAP}"
-    if not _on_terminal():
-        click.echo((start + clean(gist).replace("\n", " ")).rstrip())
-        return
-    from rich.text import Text
-
-    shown = Text.assemble((start, "dim"), clean(gist).replace("\n", " "))
-    _console().print(shown, no_wrap=True, overflow="ellipsis", crop=True)
+    shown = (start + clean(gist).replace("\n", " ")).rstrip()
+    if room is not None:
+        shown = layout.cut(shown, room)
+    click.echo(_painted(shown[: len(start)], dim=True) + shown[len(start) :])
 
 
 def heading(text: str) -> None:
     """Title of what follows, a blank line before it."""
-    if _on_terminal():
-        _console().print(f"\n[bold]{_escaped(text)}[/bold]", soft_wrap=True)
-    else:
-        click.echo(f"\n{clean(text)}")
+    click.echo("\n" + _painted(clean(text), bold=True))
 
 
 def fields(pairs: Iterable[tuple[str, str | Sequence[str]]]) -> None:
@@ -126,9 +125,20 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: i
     """A table with one line of titles; columns that are empty in every row are left out."""
     cells = [[clean(cell) for cell in row] for row in rows]
     used = [i for i in range(len(columns)) if any(row[i] for row in cells)]
+    if not used:
+        return
     columns = [columns[i] for i in used]
-    cells = [[row[i] or NOTHING for i in used] for row in cells]
-    (_terminal_table if _on_terminal() else _plain_table)(columns, cells, indent)
+    lines = [[column.title for column in columns], *([row[i] or NOTHING for i in used] for row in cells)]
+    widths = [layout.breadth(texts) for texts in zip(*lines, strict=True)]
+    room = _room()
+    if room is not None:
+        gaps = indent + len(_GAP) * (len(columns) - 1)
+        widths = layout.fitted(widths, [not column.whole for column in columns], room - gaps)
+    texts = zip(*layout.wrapped(lines, widths), strict=True)
+    shown = map(_column, columns, texts, widths)
+    start = " " * indent
+    titles, *others = ((start + _GAP.join(line)).rstrip() for line in zip(*shown, strict=True))
+    click.echo("\n".join((_painted(titles, dim=True), *others)))
 
 
 # --- talk: standard error ------------------------------------------------------------------------------
@@ -245,6 +255,8 @@ def key_metric(metrics: Mapping[str, float]) -> str:
 
 def clean(text: str) -> str:
     """``text`` without what would steer the terminal: facts may come from anywhere."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
@@ -255,63 +267,36 @@ def _on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(clean(text))
+def _room() -> int | None:
+    """Cells in a line of the terminal; None where there is none, and lines are as long as they come."""
+    return shutil.get_terminal_size().columns if _on_terminal() else None
 
 
-def _styled(text: str) -> Text:
-    from rich.text import Text
+def _painted(text: str, *, colour: str | None = None, bold: bool = False, dim: bool = False) -> str:
+    """``text`` in a style, where there is a terminal that can show it and a user who wants it."""
+    if os.environ.get("NO_COLOR"):
+        colour = None
+    plainly = not (colour or bold or dim) or os.environ.get("TERM") in _SIMPLE or not _on_terminal()
+    return text if plainly else click.style(text, fg=colour, bold=bold or None, dim=dim or None)
 
-    return Text(clean(text), style=_STYLES.get(text, ""))
+
+def _word(text: str) -> str:
+    """``text``, in colour if it says how something stands."""
+    return _painted(text, colour=_STYLES[text]) if text in _STYLES else text
 
 
 def _field(label: str, value: str, width: int) -> None:
-    if not _on_terminal():
-        click.echo(f"{_GAP}{label:<{width}}{_GAP}{clean(value)}".rstrip())
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(width=width, no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row(Text(label, style="dim"), _styled(value))
-    _console().print(_indented(grid, len(_GAP)))
+    start = f"{_GAP}{label:<{width}}{_GAP}"
+    room = _room()
+    first, *more = layout.folded(clean(value), max(room - len(start), 1)) if room is not None else [clean(value)]
+    click.echo((_painted(start, dim=True) + _word(first)).rstrip())
+    for line in more:
+        click.echo(" " * len(start) + line)
 
 
-def _plain_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], indent: int) -> None:
-    titles = [column.title for column in columns]
-    widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(columns))]
-    for row in (titles, *rows) if columns else ():
-        padded = (
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        )
-        click.echo(" " * indent + _GAP.join(padded).rstrip())
-
-
-def _terminal_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], indent: int) -> None:
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        grid.add_column(
-            column.title, justify="right" if column.right else "left", no_wrap=column.whole, overflow="fold"
-        )
-    for row in rows:
-        grid.add_row(*(_styled(cell) for cell in row))
-    _console().print(_indented(grid, indent))
-
-
-def _indented(renderable: Any, indent: int) -> Any:
-    from rich.padding import Padding
-
-    return Padding(renderable, (0, 0, 0, indent), expand=False)
+def _column(column: Column, texts: Sequence[str], width: int) -> list[str]:
+    """Cells of one column, all as wide, words about states in colour. As a whole: a list may have 10,000 rows."""
+    padded = layout.aligned(texts, width, right=column.right)
+    words = {word: layout.aligned([word], width, right=column.right)[0] for word in _STYLES.keys() & set(texts)}
+    coloured = {padded: padded.replace(word, _word(word)) for word, padded in words.items()}
+    return [coloured.get(cell, cell) for cell in padded] if coloured else padded

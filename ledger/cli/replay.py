@@ -60,7 +60,7 @@ def replay(
         if to is not None:
             return _rebuild(book, run_id, to, session)
         compared = _replay(book, run_id, tolerance, keep_going)
-        names = {summary.id: summary.name for summary in book.runs()}
+        names = book.names()
     if session.json:
         name = names.get(compared.replay) if compared.replay else None
         render.json_line({"run": names[compared.original], "replayed_as": name, **compared.model_dump(mode="json")})

@@ -45,9 +45,9 @@ class Session:
     @property
     def place(self) -> str:
         """Where the ledger is, for people; without credentials."""
-        from ledger.hooks.uris import without_credentials
+        from ledger.hooks.uris import without_credentials, without_password
 
-        return str(self.database) if self.database else without_credentials(self.settings.url)
+        return str(self.database) if self.database else without_credentials(without_password(self.settings.url))
 
     @property
     def found_by(self) -> str:
@@ -66,6 +66,14 @@ class Session:
     def exists(self) -> bool:
         """Whether there is a ledger. A database server is asked when it is opened."""
         return self.database is None or self.database.is_file()
+
+    def there_is_one(self) -> bool:
+        """Whether there is a ledger; a database server is asked now. Raises ``StoreUnavailable``."""
+        if not self.settings.url.startswith("postgres"):
+            return self.exists
+        from ledger.store.upkeep import exists
+
+        return exists(self.settings.url)
 
     @contextmanager
     def reading(self) -> Iterator[Book]:
@@ -107,7 +115,7 @@ def find_run(book: Book, reference: str) -> str:
     try:
         return book.find(reference)
     except RunNotFound as error:
-        names = [run.name for run in book.runs()]
+        names = list(book.names().values())
         raise RunNotFound(str(error), mend=_nearest(reference, names) or error.mend) from error
 
 

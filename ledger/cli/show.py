@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ledger.cli.session import Session
     from ledger.events import ReplayCompared
     from ledger.read.state import Attempt, RunState
+    from ledger.store.measured import Measured
 
 _TRACEBACK_LINES = 12
 
@@ -31,14 +32,14 @@ def show(session: Session, run: str) -> None:
 
     with session.reading() as book:
         state = book.run(find_run(book, run))
-        names = {summary.id: summary.name for summary in book.runs()}
-    if session.json:
-        render.json_line(run_facts(state))
-        return
-    render.title(state.name, state.status)
-    _overview(state, names)
-    for section in _SECTIONS:
-        section(state)
+        if session.json:
+            render.json_line(run_facts(state))
+            return
+        names = book.names()
+        render.title(state.name, state.status)
+        _overview(state, names)
+        for section in _SECTIONS:
+            section(state)
 
 
 def _overview(state: RunState, names: Mapping[str, str]) -> None:
@@ -112,17 +113,11 @@ def _metrics(state: RunState) -> None:
     render.heading("metrics")
     titles = ("last", "step", "lowest", "at step", "highest", "at step", "points")
     columns = [Column("metric"), *(Column(title, right=True) for title in titles)]
-    render.table(columns, [_metric(state, name) for name in state.metrics], indent=2)
+    render.table(columns, [_metric(name, state.figures.metrics[name]) for name in state.metrics], indent=2)
 
 
-def _metric(state: RunState, name: str) -> list[str]:
-    from ledger.cli.facts import extremes
-
-    series = state.series(name)
-    if not len(series):
-        return [name, *[""] * 7]
-    lowest, highest = extremes(series)
-    numbers = (series.value[-1], series.step[-1], *lowest, *highest, len(series))
+def _metric(name: str, of: Measured) -> list[str]:
+    numbers = (of.last, of.last_step, of.lowest, of.lowest_step, of.highest, of.highest_step, of.points)
     return [name, *map(render.number, numbers)]
 
 

@@ -17,6 +17,8 @@ from ledger.errors import UsageError
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _USER: Final = re.compile(r"(?<=://)[^/@]*@")
+# As SQLAlchemy reads it: a password may hold a slash.
+_LOGIN: Final = re.compile(r"(?<=://)([^:/@]*):[^@]*@")
 
 
 def scheme(uri: str) -> str | None:
@@ -53,6 +55,13 @@ def local_path(uri: str) -> Path | None:
 def without_credentials(uri: str) -> str:
     """``uri`` without a user, password or query: fit to be recorded and printed."""
     return _USER.sub("", uri).partition("?")[0]
+
+
+def without_password(url: str) -> str:
+    """A database's URL without the passwords in it: fit to be written where others read it."""
+    bare, mark, query = _LOGIN.sub(r"\1@", url).partition("?")
+    kept = "&".join(option for option in query.split("&") if not option.startswith(("password=", "sslpassword=")))
+    return bare + (mark + kept if kept else "")
 
 
 def _absolute(path: str, uri: str) -> Path:

@@ -99,6 +99,13 @@ class ObjectStore:
         """The content of a small object. Raises ``ObjectNotFound``, ``DigestMismatch`` naming it."""
         return b"".join(self._content(digest))
 
+    def verify(self, digest: str) -> int:
+        """Read an object through, keep nothing, and return its size in bytes.
+
+        Raises ``ObjectNotFound`` and ``DigestMismatch``, naming the object.
+        """
+        return sum(len(chunk) for chunk in self._content(digest))
+
     def fetch_file(self, digest: str, dest: Path) -> None:
         """Copy an object to the file ``dest``, which appears, or is replaced, only when the copy is verified.
 

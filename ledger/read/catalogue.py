@@ -1,119 +1,74 @@
-"""All runs at a glance, folded from the few facts that a list shows; metrics of running runs are left alone."""
+"""All runs at a glance: filtered, sorted, and no more of each than is shown."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ledger.events import (
-    CheckpointWritten,
-    DataCommitted,
-    ReplayCompared,
-    RunAnnotated,
-    RunCompleted,
-    RunFailed,
-    RunInterrupted,
-    RunStarted,
-    TrainingResumed,
-)
+from ledger.errors import UsageError
+from ledger.read.names import Reading
+from ledger.store.query import FIELDS, And, Comparison, RunQuery
+from ledger.store.summary import RunSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
-    from ledger.codec import Recorded
-    from ledger.events import Process
-    from ledger.read.state import Status
+    from ledger.store.query import Condition, Order, Projections, Quantity
 
-TYPES: Final = (
-    RunStarted.type,
-    TrainingResumed.type,
-    RunCompleted.type,
-    RunFailed.type,
-    RunInterrupted.type,
-    ReplayCompared.type,
-    RunAnnotated.type,
-)
-"""What :func:`summarise` needs; checkpoints and data commits are read too where the caller asks for lineage."""
-
-LINEAGE_TYPES: Final = (*TYPES, DataCommitted.type, CheckpointWritten.type)
+__all__ = ["Catalogue", "RunSummary", "consult"]
 
 
-@dataclass
-class RunSummary:
-    """One line of `ledger ls`."""
+@dataclass(frozen=True)
+class Catalogue:
+    """A list of runs."""
 
-    id: str
-    name: str
-    kind: str
-    status: Status
-    started_at: str
-    process: Process
-    """Of the latest attempt."""
-    ended_at: str | None = None
-    attempts: int = 1
-    step: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Last values, once the run has ended."""
-    tags: list[str] = field(default_factory=list)
-    project: str | None = None
-    user: str | None = None
-    replay_of: str | None = None
-    verdict: str | None = None
-    """Of the latest replay."""
-    checkpoints: list[CheckpointWritten] = field(default_factory=list)
-    data: list[DataCommitted] = field(default_factory=list)
+    runs: list[RunSummary]
+    columns: tuple[str, ...] = ()
+    """Metrics and configured values that it was filtered or sorted by; each run has theirs in ``asked``."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know about how the filter was understood."""
 
 
-def summarise(events: Iterable[Recorded]) -> list[RunSummary]:
-    """Summaries in the order in which the runs started; ``events`` in the order of the log."""
-    runs: dict[str, RunSummary] = {}
-    for recorded in events:
-        event = recorded.event
-        if isinstance(event, RunStarted):
-            runs[recorded.stream] = _started(recorded, event)
-        elif recorded.stream in runs:
-            _apply(runs[recorded.stream], recorded, event)
-    return list(runs.values())
+def consult(
+    projections: Projections,
+    living: frozenset[str],
+    *,
+    where: str | None = None,
+    sort: str | None = None,
+    limit: int | None = None,
+    tag: str | None = None,
+    all_metrics: bool = False,
+) -> Catalogue:
+    """The runs for which ``where`` is true, by ``sort`` (a ``-`` before it turns the order around), at most ``limit``.
 
-
-def _started(recorded: Recorded, event: RunStarted) -> RunSummary:
-    return RunSummary(
-        id=recorded.stream.removeprefix("run-"),
-        name=event.name,
-        kind=event.kind,
-        status="running",
-        started_at=recorded.recorded_at,
-        process=event.process,
-        tags=list(event.tags),
-        project=event.project,
-        user=event.user,
-        replay_of=event.replay_of,
+    Without ``sort`` they come in the order in which they started, and ``limit`` keeps the latest. ``living`` are the
+    streams whose writers live. Raises ``UsageError`` for an expression that is none, or names what no run has.
+    """
+    conditions: list[Condition] = [Comparison(FIELDS["tag"], "=", tag)] if tag is not None else []
+    asked: dict[str, Quantity] = {}
+    notes: list[str] = []
+    order: Order | None = None
+    if limit is not None and limit < 1:
+        raise UsageError(f"a list of at most {limit} runs is no list", mend="ask for 1 or more")
+    if where is not None:
+        reading = Reading(where, projections.find)
+        conditions.append(reading.condition())
+        asked |= reading.asked
+        notes += reading.notes
+    if sort is not None:
+        reading = Reading(sort.removeprefix("-"), projections.find)
+        order = reading.order(descending=sort.startswith("-"))
+        asked |= reading.asked
+        notes += reading.notes
+    found = projections.runs(
+        RunQuery(And(tuple(conditions)) if conditions else None, order, limit, living, tuple(asked.values()))
     )
+    if all_metrics:
+        _add_metrics(projections, found)
+    return Catalogue(found, tuple(asked), tuple(dict.fromkeys(notes)))
 
 
-def _apply(run: RunSummary, recorded: Recorded, event: object) -> None:
-    match event:
-        case TrainingResumed():
-            run.attempts, run.process = event.attempt, event.process
-            run.status, run.ended_at = "running", None
-        case RunCompleted() if run.ended_at is None:
-            run.status, run.ended_at, run.metrics, run.step = (
-                "completed",
-                recorded.recorded_at,
-                event.metrics,
-                event.step,
-            )
-        case RunFailed() if run.ended_at is None:
-            run.status, run.ended_at, run.step = "failed", recorded.recorded_at, event.step
-        case RunInterrupted() if run.ended_at is None:
-            run.status, run.ended_at, run.step = "interrupted", recorded.recorded_at, event.step
-        case ReplayCompared():
-            run.verdict = event.verdict
-        case RunAnnotated():
-            run.tags += [tag for tag in event.tags if tag not in run.tags]
-        case CheckpointWritten():
-            run.checkpoints.append(event)
-        case DataCommitted():
-            run.data.append(event)
-        case _:
-            pass
+def _add_metrics(projections: Projections, runs: Collection[RunSummary]) -> None:
+    measured = projections.metrics([run.stream for run in runs])
+    for run in runs:
+        run.metrics = {name: metric.last for name, metric in measured[run.stream].items()}

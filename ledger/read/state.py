@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+from ledger.codec import METRICS
 from ledger.errors import LedgerError, NotFound
 from ledger.events import (
     ArtifactWritten,
@@ -28,13 +29,16 @@ from ledger.events import (
     TrainingResumed,
     World,
 )
-from ledger.read.series import Series, limits
+from ledger.read.curves import Batch, Kept, figure, gather, lead
+from ledger.read.series import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ledger.codec import Recorded
     from ledger.events import Process
+    from ledger.read.curves import Curves, Figures
+    from ledger.read.series import Series
 
 Status = Literal["running", "completed", "failed", "interrupted"]
 End = RunCompleted | RunFailed | RunInterrupted
@@ -48,6 +52,8 @@ class Attempt:
     number: int
     process: Process
     started_at: str
+    position: int = 0
+    """Of its first event."""
     resumed: TrainingResumed | None = None
     """None for the first attempt."""
     environment: EnvironmentCaptured | None = None
@@ -78,8 +84,8 @@ class RunState:
     consoles: list[ConsoleCaptured] = field(default_factory=list)
     verdicts: list[ReplayCompared] = field(default_factory=list)
     notes: list[RunAnnotated] = field(default_factory=list)
-    columns: dict[int | None, dict[str, _Columns]] = field(default_factory=dict)
-    """Metric columns by rank and name."""
+    curves: Curves = field(default_factory=Kept, repr=False, compare=False)
+    """Its metrics, as yet unread."""
 
     @property
     def name(self) -> str:
@@ -127,32 +133,53 @@ class RunState:
         """The step that each attempt after the first resumed from."""
         return {a.number: a.resumed.step for a in self.attempts if a.resumed}
 
-    @cached_property
+    @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, sorted."""
-        return tuple(sorted(self._leading_rank()))
+        """Names of the metrics that have a value in the effective history, sorted."""
+        return tuple(sorted(self.figures.metrics))
 
     def series(self, metric: str, *, rank: int | None = None, effective: bool = True) -> Series:
         """The series of a metric; of the leading rank unless another is asked for.
 
         With ``effective=False`` also the points that a later attempt took back. Raises ``NotFound``.
         """
-        columns = self._leading_rank() if rank is None else self.columns.get(rank, {})
-        if metric not in columns:
+        by_rank = self._of(metric)
+        found = by_rank.get(min(by_rank, key=lead, default=None) if rank is None else rank, {}).get(metric)
+        if found is None:
             raise NotFound(f"{self.name} has no metric {metric!r}", mend=f"it has {', '.join(self.metrics) or 'none'}")
-        series = columns[metric].series(metric)
-        return series.effective(self.resumed_at) if effective else series
+        return found.effective(self.resumed_at) if effective else found
+
+    @cached_property
+    def columns(self) -> Mapping[int | None, Mapping[str, Series]]:
+        """Every series by rank and name, with what later attempts took back. Reads all that was ever logged."""
+        return gather(self._batches())
+
+    @property
+    def leading(self) -> Mapping[str, Series]:
+        """Of ``columns`` those of the leading rank."""
+        return self.columns[min(self.columns, key=lead)] if self.columns else {}
+
+    @property
+    def effective_series(self) -> dict[str, Series]:
+        """Of ``leading`` what no later attempt took back, where that is anything."""
+        found = {name: one.effective(self.resumed_at) for name, one in sorted(self.leading.items())}
+        return {name: one for name, one in found.items() if len(one)}
+
+    @cached_property
+    def figures(self) -> Figures:
+        """Last, lowest and highest value of each metric; without its points, where the ledger keeps them."""
+        known = self.curves.figures()
+        return known or figure(self._batches(), lambda attempt: limits((attempt,), self.resumed_at)[attempt])
 
     @property
     def last_metrics(self) -> dict[str, float]:
         """The last effective value of each metric."""
-        series = {name: self.series(name) for name in self.metrics}
-        return {name: s.value[-1] for name, s in series.items() if len(s)}
+        return {name: self.figures.metrics[name].last for name in self.metrics}
 
     @property
     def last_step(self) -> float | None:
         """The highest step of the effective history."""
-        return max((s for name in self.metrics for s in self.series(name).step), default=None)
+        return self.figures.reached
 
     @property
     def checkpoints(self) -> list[CheckpointWritten]:
@@ -172,31 +199,69 @@ class RunState:
         limit = limits((attempt for attempt, _ in facts), self.resumed_at)
         return [fact for attempt, fact in facts if fact.step <= limit[attempt]]
 
-    def _leading_rank(self) -> dict[str, _Columns]:
-        ranks = sorted(self.columns, key=lambda rank: -1 if rank is None else rank)
-        return self.columns[ranks[0]] if ranks else {}
+    def _of(self, metric: str) -> Mapping[int | None, Mapping[str, Series]]:
+        if "columns" in self.__dict__:
+            return self.columns
+        if metric not in self._read:
+            self._read[metric] = gather(self._batches(), metric)
+        return self._read[metric]
+
+    @cached_property
+    def _read(self) -> dict[str, dict[int | None, dict[str, Series]]]:
+        """The series that somebody asked for."""
+        return {}
+
+    def _batches(self) -> Iterator[Batch]:
+        for recorded in self.curves.batches():
+            if recorded.position > self.version:  # it came after what else is known
+                return
+            if recorded.schema_version <= MetricsLogged.schema_version:
+                meta = recorded.metadata
+                yield Batch(meta.rank, meta.attempt or self._attempt_at(recorded.position), recorded.payload)
+
+    def _attempt_at(self, position: int) -> int:
+        return next(a.number for a in reversed(self.attempts) if a.position <= position)
 
 
-@dataclass
-class _Columns:
-    """A metric's points as they come, all attempts together."""
+FACTS: Final = tuple(
+    event.type
+    for event in (
+        ArtifactWritten,
+        CheckpointDeleted,
+        CheckpointWritten,
+        CodeCaptured,
+        ConfigResolved,
+        ConsoleCaptured,
+        DataCommitted,
+        EnvironmentCaptured,
+        ParametersFingerprinted,
+        ReplayCompared,
+        RunAnnotated,
+        RunCompleted,
+        RunFailed,
+        RunInterrupted,
+        RunStarted,
+        TrainingResumed,
+    )
+)
+"""Types of what is folded at once; metrics are left until they are asked for."""
 
-    step: list[float] = field(default_factory=list)
-    time: list[float] = field(default_factory=list)
-    value: list[float] = field(default_factory=list)
-    attempt: list[int] = field(default_factory=list)
 
-    def series(self, name: str) -> Series:
-        return Series(name, tuple(self.step), tuple(self.time), tuple(self.value), tuple(self.attempt))
+def fold(events: Iterable[Recorded], curves: Curves | None = None) -> RunState:
+    """The state after all of ``events``, one run's stream from its beginning.
 
-
-def fold(events: Iterable[Recorded]) -> RunState:
-    """The state after all of ``events``, one run's stream from its beginning."""
+    Where ``curves`` are given, metrics are read from there, and need not be among the events.
+    """
     events = iter(events)
     first = next(events, None)
     if first is None or not isinstance(first.event, RunStarted):
         raise LedgerError("a run's stream begins with run.started", mend="is this stream a run's at all?")
-    state = RunState(id=first.stream.removeprefix("run-"), started=first.event, started_at=first.recorded_at)
+    state = RunState(
+        id=first.stream.removeprefix("run-"),
+        started=first.event,
+        started_at=first.recorded_at,
+        curves=curves or Kept(),
+    )
     state.attempts.append(Attempt(1, first.event.process, first.recorded_at))
     extend(state, events)
     return state
@@ -205,16 +270,18 @@ def fold(events: Iterable[Recorded]) -> RunState:
 def extend(state: RunState, events: Iterable[Recorded]) -> None:
     """Fold further events of the same stream into ``state``."""
     for recorded in events:
-        _apply(state, recorded, recorded.event)
+        if recorded.type == METRICS:
+            state.curves.add(recorded)
+        else:
+            _apply(state, recorded, recorded.event)
         state.version = recorded.position
-    state.__dict__.pop("metrics", None)
+    for outdated in ("columns", "figures", "_read"):
+        state.__dict__.pop(outdated, None)
 
 
 def _apply(state: RunState, recorded: Recorded, event: object) -> None:
     number = recorded.metadata.attempt or state.attempt.number
     match event:
-        case MetricsLogged():
-            _log(state.columns.setdefault(recorded.metadata.rank, {}), event, number)
         case ParametersFingerprinted():
             state.fingerprinted.append((number, event))
         case CheckpointWritten():
@@ -231,7 +298,8 @@ def _apply(state: RunState, recorded: Recorded, event: object) -> None:
             attempt = _attempt(state, number)
             attempt.environment = merged(attempt.environment, event)
         case TrainingResumed():
-            state.attempts.append(Attempt(event.attempt, event.process, recorded.recorded_at, resumed=event))
+            begun = Attempt(event.attempt, event.process, recorded.recorded_at, recorded.position, resumed=event)
+            state.attempts.append(begun)
             state.status = "running"
         case RunCompleted() | RunFailed() | RunInterrupted():
             _end(state, _attempt(state, number), recorded, event)
@@ -262,16 +330,6 @@ def _end(state: RunState, attempt: Attempt, recorded: Recorded, event: End) -> N
             RunInterrupted: "interrupted",
         }
         state.status = endings[type(event)]
-
-
-def _log(columns: dict[str, _Columns], event: MetricsLogged, attempt: int) -> None:
-    for name, values in event.values.items():
-        column = columns.setdefault(name, _Columns())
-        rows = [i for i, value in enumerate(values) if value is not None]
-        column.step += [event.step[i] for i in rows]
-        column.time += [event.time[i] for i in rows]
-        column.value += [value for value in values if value is not None]
-        column.attempt += [attempt] * len(rows)
 
 
 def merged(earlier: EnvironmentCaptured | None, later: EnvironmentCaptured) -> EnvironmentCaptured:

@@ -181,14 +181,15 @@ class Run:
         return list(self._kept)
 
     def delete_checkpoint(self, written: CheckpointWritten, reason: str) -> None:
-        """Remove a checkpoint from its store, and record that and why."""
-        self._book.checkpoints().delete(written)
+        """Record that a checkpoint goes and why, then remove it from its store."""
+        # In this order: who dies in between leaves files that nobody needs, and no log that names what is gone.
         self._writer.append(
             CheckpointDeleted(
                 step=written.step, name=written.name, uri=written.uri, digest=written.digest, reason=reason
             )
         )
         self._kept = [kept for kept in self._kept if kept.uri != written.uri]
+        self._book.checkpoints().delete(written)
 
     def environment(self, **sections: Any) -> None:
         """Add to what is recorded of the environment from inside the training process: sections of the event."""

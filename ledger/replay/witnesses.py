@@ -195,7 +195,7 @@ def _forced(state: RunState) -> set[int]:
 
 
 def _last_logged(state: RunState, attempt: int) -> float:
-    series = (state.series(name, effective=False).of_attempt(attempt) for name in state.metrics)
+    series = (one.of_attempt(attempt) for one in state.leading.values())
     return max((step for one in series for step in one.step), default=-math.inf)
 
 

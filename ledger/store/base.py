@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from ledger.codec import Draft, Recorded
+    from ledger.store.query import Projections
+    from ledger.store.scan import Scan
 
 ANY: Final = -2
 """Append wherever the stream stands."""
@@ -68,9 +70,9 @@ class EventStore(Protocol):
         """Append all of ``drafts``, or none; durable when it returns.
 
         Appends are serialised over the whole log: global positions are gapless from 1 and become visible in
-        order, so a reader that tails the log misses nothing. Drafts whose ``event_id`` the stream already holds are returned
-        as they are stored, and nothing is appended twice; so a writer that does not know whether an append
-        arrived repeats it.
+        order, so a reader that tails the log misses nothing. Drafts whose ``event_id`` the stream already holds
+        are returned as they are stored, and nothing is appended twice; so a writer that does not know whether an
+        append arrived repeats it.
 
         Where all of them are stored, neither version nor attempt is looked at: the append did happen.
 
@@ -95,8 +97,13 @@ class EventStore(Protocol):
     def lease(self, stream: str) -> Lease | None:
         """The lease of the newest attempt that ever took one; None where none did."""
 
-    def read(self, stream: str, *, after: int = -1, limit: int | None = None) -> Iterator[Recorded]:
-        """Events of one stream with a position above ``after``, in order. A stream nobody wrote is empty."""
+    def read(
+        self, stream: str, *, after: int = -1, limit: int | None = None, types: Collection[str] | None = None
+    ) -> Iterator[Recorded]:
+        """Events of one stream with a position above ``after``, in order; only ``types`` if given.
+
+        A stream nobody wrote is empty.
+        """
 
     def read_all(
         self, *, after: int = 0, limit: int | None = None, types: Collection[str] | None = None
@@ -122,6 +129,19 @@ class EventStore(Protocol):
 
     def head(self, stream: str) -> tuple[int, str]:
         """Version of a stream and digest of its last event; ``(-1, GENESIS)`` for one that nobody wrote."""
+
+    @property
+    def projections(self) -> Projections:
+        """What is kept beside the log for lists and searches, up to date with every append that has returned."""
+
+    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Throw the projections away and fold them again from the log; appends wait.
+
+        ``progress`` is told now and then how many events of how many are done.
+        """
+
+    def scan(self) -> Scan:
+        """The log row by row as it is stored, for whoever checks it and believes nothing."""
 
     def close(self) -> None:
         """Let go of files and connections; calling it twice is fine."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.codec import GENESIS, Recorded, chain_digest, metadata_json
 from ledger.errors import ConcurrentAppend, Conflict, FencedAttempt
@@ -13,11 +13,21 @@ from ledger.store.base import ANY, NO_STREAM
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ledger.codec import Codec, Draft
+    from ledger.codec import Codec, Draft, Metadata
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Entry(NamedTuple):
+    """What is looked at of an event that is not recorded yet, or not read whole."""
+
+    global_position: int
+    type: str
+    schema_version: int
+    payload: bytes
+    metadata: Metadata
+    recorded_at: str
+
+
+class Link(NamedTuple):
     """A draft with its place in the stream: all of an event but its global position."""
 
     stream: str
@@ -27,6 +37,11 @@ class Link:
     recorded_at: str
     previous_digest: str
     digest: str
+
+    def entry(self, global_position: int) -> Entry:
+        """What the projections look at."""
+        draft = self.draft
+        return Entry(global_position, draft.type, draft.schema_version, draft.payload, draft.metadata, self.recorded_at)
 
     def recorded(self, global_position: int, codec: Codec) -> Recorded:
         """The event, once the log has given it a global position."""
@@ -69,38 +84,36 @@ class Head:
         Raises ``FencedAttempt`` for a draft of an attempt older than one before it.
         """
         links: list[Link] = []
-        head = self
         recorded_at = max(now, self.recorded_at)
+        position, digest, attempt = self.version, self.digest, self.attempt
         for draft in drafts:
-            link = head._link(draft, recorded_at)
-            links.append(link)
-            head = Head(self.stream, link.position, link.digest, head._admit(draft), recorded_at)
-        return links, head
+            attempt = self._admit(draft.metadata.attempt, attempt)
+            position += 1
+            metadata = metadata_json(draft.metadata)
+            previous, digest = (
+                digest,
+                chain_digest(
+                    digest,
+                    stream=self.stream,
+                    position=position,
+                    event_id=draft.event_id,
+                    type=draft.type,
+                    schema_version=draft.schema_version,
+                    payload=draft.payload,
+                    metadata=metadata,
+                    recorded_at=recorded_at,
+                ),
+            )
+            links.append(Link(self.stream, position, draft, metadata, recorded_at, previous, digest))
+        return links, Head(self.stream, position, digest, attempt, recorded_at if links else self.recorded_at)
 
-    def _admit(self, draft: Draft) -> int | None:
-        """The highest attempt seen once ``draft`` is in."""
-        attempt = draft.metadata.attempt
-        if attempt is None or self.attempt is None:
-            return self.attempt if attempt is None else attempt
-        if attempt < self.attempt:
-            raise FencedAttempt(self.stream, attempt, self.attempt)
+    def _admit(self, attempt: int | None, highest: int | None) -> int | None:
+        """The highest attempt seen once one of ``attempt`` is in."""
+        if attempt is None or highest is None:
+            return highest if attempt is None else attempt
+        if attempt < highest:
+            raise FencedAttempt(self.stream, attempt, highest)
         return attempt
-
-    def _link(self, draft: Draft, recorded_at: str) -> Link:
-        position = self.version + 1
-        metadata = metadata_json(draft.metadata)
-        digest = chain_digest(
-            self.digest,
-            stream=self.stream,
-            position=position,
-            event_id=draft.event_id,
-            type=draft.type,
-            schema_version=draft.schema_version,
-            payload=draft.payload,
-            metadata=metadata,
-            recorded_at=recorded_at,
-        )
-        return Link(self.stream, position, draft, metadata, recorded_at, self.digest, digest)
 
 
 def admit_holder(stream: str, attempt: int, holding: int | None) -> None:

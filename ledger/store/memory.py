@@ -11,10 +11,12 @@ from ledger.codec import GENESIS
 from ledger.errors import JournalMoved
 from ledger.store.base import ANY, NO_STREAM, Lease
 from ledger.store.head import Head, admit_holder, foreign_event, utc_now
+from ledger.store.memory_projections import MemoryProjections
 from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
+from ledger.store.scan import Extent, MemoryScan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from ledger.codec import Codec, Draft, Recorded
     from ledger.store.base import JournalSpan
@@ -33,6 +35,7 @@ class MemoryStore:
         self._journals: dict[str, int] = {}
         self._leases: dict[str, Lease] = {}
         self._changed = Condition()
+        self.projections = MemoryProjections(self._changed, self.lease)
 
     def append(
         self,
@@ -51,10 +54,9 @@ class MemoryStore:
                 head = self._heads.get(stream, Head(stream))
                 head.require(expected_version)
                 links, self._heads[stream] = head.extend(new.values(), utc_now())
-                self._add(
-                    stream,
-                    [link.recorded(len(self._log) + n, self._codec) for n, link in enumerate(links, 1)],
-                )
+                added = [link.recorded(len(self._log) + n, self._codec) for n, link in enumerate(links, 1)]
+                self._add(stream, added)
+                self.projections.apply(stream, added, self._streams[stream])
             if span:
                 self._journals[span.journal] = span.end
             return [self._by_id[draft.event_id] for draft in drafts]
@@ -77,11 +79,13 @@ class MemoryStore:
             held = self._leases.get(stream)
             return Lease(held.holder, held.attempt, held.left - time.time()) if held else None
 
-    def read(self, stream: str, *, after: int = -1, limit: int | None = None) -> Iterator[Recorded]:
+    def read(
+        self, stream: str, *, after: int = -1, limit: int | None = None, types: Collection[str] | None = None
+    ) -> Iterator[Recorded]:
         """See ``EventStore.read``."""
         with self._changed:
             events = self._streams.get(stream, [])[after + 1 :]
-        return islice(events, limit)
+        return islice((e for e in events if types is None or e.type in types), limit)
 
     def read_all(
         self, *, after: int = 0, limit: int | None = None, types: Collection[str] | None = None
@@ -126,6 +130,22 @@ class MemoryStore:
         with self._changed:
             head = self._heads.get(stream)
             return (head.version, head.digest) if head else (NO_STREAM, GENESIS)
+
+    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """See ``EventStore.rebuild``."""
+        with self._changed:
+            self.projections.clear()
+            for stream, events in self._streams.items():
+                self.projections.apply(stream, events, events)
+            if progress:
+                progress(len(self._log), len(self._log))
+
+    def scan(self) -> MemoryScan:
+        """See ``EventStore.scan``."""
+        with self._changed:
+            heads = {stream: (head.version, head.digest, head.attempt) for stream, head in self._heads.items()}
+            names = {stream: run_name(number) for number, stream in enumerate(self._named, 1)}
+            return MemoryScan(self._log[:], Extent(1, len(self._log), heads, names))
 
     def close(self) -> None:
         """See ``EventStore.close``."""

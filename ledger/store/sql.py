@@ -1,49 +1,49 @@
-"""The log in an SQL database: an SQLite file, and written so that another database needs little more."""
+"""The log in an SQL database; what is particular to one of them is in ``sqlite`` and ``postgres``."""
 
 from __future__ import annotations
 
-import time
-from functools import lru_cache
-from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import orjson
-from sqlalchemy import func, insert, select, union_all, update
+from sqlalchemy import bindparam, func, insert, select, union_all, update
 
-from ledger.codec import Metadata, Recorded
-from ledger.errors import JournalMoved
+from ledger.errors import Conflict, IntegrityError, JournalMoved
 from ledger.store.base import ANY, NO_STREAM, Lease
+from ledger.store.database import open_database
 from ledger.store.head import Head, Link, admit_holder, foreign_event, utc_now
-from ledger.store.packing import pack, unpack
 from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
+from ledger.store.rows import recorded, row
 from ledger.store.schema import prepare
-from ledger.store.sqlite import SqliteFile
+from ledger.store.sql_projections import SqlProjections
+from ledger.store.sqlscan import SqlScan
 from ledger.store.tables import EVENT, JOURNAL_POSITION, LEASE, RUN_NAME, STREAM_HEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, Select
 
-    from ledger.codec import Codec, Draft
+    from ledger.codec import Codec, Draft, Recorded
     from ledger.store.base import JournalSpan
+    from ledger.store.intake import Logged, Told
 
 _BATCH: Final = 256
 """Events read in one transaction; a reader holds nothing of the database between two batches."""
 _IDS: Final = 500
 """Values in one IN list; databases limit their number."""
+_STREAMS: Final = 1000
+"""Streams whose end is remembered; a process writes one, rarely a few."""
 
 
 class SqlStore:
-    """An ``EventStore`` in an SQLite file, which opening it creates or upgrades."""
+    """An ``EventStore`` in an SQLite file or a PostgreSQL database; the tables are created where there are none."""
 
     def __init__(self, url: str, codec: Codec) -> None:
-        """Raises ``StoreUnavailable``, or ``SchemaMismatch`` for a log of a newer version of Ledger."""
+        """Raises ``StoreUnavailable``, or ``SchemaMismatch`` for a log of another version of Ledger."""
         self.url = url
         self._codec = codec
-        self._database = SqliteFile(url)
-        self._appends = count(1)
-        self._appended = 0
+        self._database = open_database(url)
+        self._heads: dict[str, Head] = {}
+        self.projections = SqlProjections(self._database)
         prepare(self._database)
 
     def append(
@@ -57,25 +57,24 @@ class SqlStore:
         """See ``EventStore.append``."""
         if not drafts and span is None:
             return []
-        with self._database.writing() as connection:
-            if span:
-                _move_journal(connection, span)
-            events = self._stored(connection, stream, drafts)
-            new = {draft.event_id: draft for draft in drafts if draft.event_id not in events}
-            if new:
-                head = _head(connection, stream)
-                head.require(expected_version)
-                links, after = head.extend(new.values(), utc_now())
-                events |= self._insert(connection, links)
-                _move(connection, head, after)
-        self._appended = next(self._appends)
-        return [events[draft.event_id] for draft in drafts]
+        # Digesting and compressing take longer than anything else here, and need no lock.
+        ready = self._foreseen(stream, drafts, expected_version)
+        if ready is not None:
+            try:
+                return self._append(stream, drafts, expected_version, span, ready)
+            except IntegrityError:
+                pass  # one of them is stored already; or the tables were changed from outside, and it comes up again
+        return self._append(stream, drafts, expected_version, span, None)
 
-    def read(self, stream: str, *, after: int = -1, limit: int | None = None) -> Iterator[Recorded]:
+    def read(
+        self, stream: str, *, after: int = -1, limit: int | None = None, types: Collection[str] | None = None
+    ) -> Iterator[Recorded]:
         """See ``EventStore.read``."""
 
         def following(after: int, size: int) -> Select[Any]:
             above = (EVENT.c.stream == stream) & (EVENT.c.position > after)
+            if types is not None:
+                above &= EVENT.c.type.in_(sorted(types))
             return select(EVENT).where(above).order_by(EVENT.c.position).limit(size)
 
         return self._batches(following, lambda event: event.position, after, limit)
@@ -92,17 +91,18 @@ class SqlStore:
     def subscribe(self, *, after: int = 0, stream: str | None = None, poll: float = 0.1) -> Iterator[Recorded | None]:
         """See ``EventStore.subscribe``."""
         position = -1 if stream is None else self._position(stream, after)
-        seen: Hashable = None
-        while True:
-            # Looked at before reading: what is committed in between costs a second look, and is never missed.
-            now = self._mark()
-            if now != seen:
-                for event in self.read_all(after=after) if stream is None else self.read(stream, after=position):
-                    after, position = event.global_position, event.position
-                    yield event
-                seen = now
-            yield None
-            time.sleep(poll)
+        seen = None
+        with self._database.waiting() as wait:
+            while True:
+                # Looked at before reading: what is committed in between costs a second look, and is never missed.
+                end = self._end()
+                if end != seen:
+                    for event in self.read_all(after=after) if stream is None else self.read(stream, after=position):
+                        after, position = event.global_position, event.position
+                        yield event
+                    seen = end
+                yield None
+                wait(poll)
 
     def name_run(self, stream: str) -> str:
         """See ``EventStore.name_run``."""
@@ -128,7 +128,7 @@ class SqlStore:
     def head(self, stream: str) -> tuple[int, str]:
         """See ``EventStore.head``."""
         with self._database.reading() as connection:
-            head = _head(connection, stream)
+            head, _ = _standing(connection, stream)
         return head.version, head.digest
 
     def journal_position(self, journal: str) -> int:
@@ -154,6 +154,17 @@ class SqlStore:
             row = connection.execute(query).first()
             return Lease(row.holder, row.attempt, row.ends_at - self._database.now(connection)) if row else None
 
+    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """See ``EventStore.rebuild``."""
+        with self._database.writing() as connection:
+            from ledger.store import sql_keeping
+
+            sql_keeping.rebuild(connection, progress)
+
+    def scan(self) -> SqlScan:
+        """See ``EventStore.scan``."""
+        return SqlScan(self._database, self.url)
+
     def close(self) -> None:
         """See ``EventStore.close``."""
         self._database.close()
@@ -171,21 +182,81 @@ class SqlStore:
             size = _BATCH if left is None else min(left, _BATCH)
             with self._database.reading() as connection:
                 rows = connection.execute(following(after, size)).all()
-            for row in rows:
-                event = self._recorded(row)
+            for columns in rows:
+                event = recorded(columns, self._codec)
                 after = place(event)
                 yield event
             if len(rows) < size:
                 return
             left = None if left is None else left - size
 
+    def _foreseen(self, stream: str, drafts: Sequence[Draft], expected_version: int) -> _Extension | None:
+        """What these drafts add to the stream if none is stored yet and it ends where this process left it.
+
+        None where that is not known, or where it would be refused: then the log itself must be asked.
+        """
+        head = self._heads.get(stream)
+        if head is None:
+            return None
+        try:
+            return _extension(head, drafts, expected_version)
+        except Conflict:
+            return None
+
+    def _append(
+        self,
+        stream: str,
+        drafts: Sequence[Draft],
+        expected_version: int,
+        span: JournalSpan | None,
+        ready: _Extension | None,
+    ) -> list[Recorded]:
+        with self._database.writing() as connection:
+            added, last, events = self._add(connection, stream, drafts, expected_version, span, ready)
+        self._remember(added.after)
+        events |= {event.event_id: event for event in self._recorded(added, last)}
+        return [events[draft.event_id] for draft in drafts]
+
+    def _add(
+        self,
+        connection: Connection,
+        stream: str,
+        drafts: Sequence[Draft],
+        expected_version: int,
+        span: JournalSpan | None,
+        ready: _Extension | None,
+    ) -> tuple[_Extension, int, dict[str, Recorded]]:
+        """What was added, the global position before it, and those of the drafts that were stored already."""
+        from ledger.store import sql_keeping  # with the vocabulary, which no reader needs
+
+        if span:
+            _move_journal(connection, span)
+        stored: dict[str, Recorded] = {}
+        head, last = _standing(connection, stream)
+        if ready is None or ready.before != head:
+            stored = self._stored(connection, stream, drafts)
+            ready = _extension(head, [draft for draft in drafts if draft.event_id not in stored], expected_version)
+        if ready.links:
+            self._database.insert(connection, [(n, *columns) for n, columns in enumerate(ready.rows, last + 1)])
+            _move(connection, ready)
+            sql_keeping.apply(connection, stream, ready.facts, after=last)
+        return ready, last, stored
+
+    def _recorded(self, added: _Extension, last: int) -> Iterator[Recorded]:
+        return (link.recorded(number, self._codec) for number, link in enumerate(added.links, last + 1))
+
+    def _remember(self, head: Head) -> None:
+        if len(self._heads) >= _STREAMS:
+            self._heads.clear()
+        self._heads[head.stream] = head
+
     def _stored(self, connection: Connection, stream: str, drafts: Sequence[Draft]) -> dict[str, Recorded]:
         """Those of the drafts that the stream holds already."""
         found: dict[str, Recorded] = {}
         for start in range(0, len(drafts), _IDS):
             some = [draft.event_id for draft in drafts[start : start + _IDS]]
-            for row in connection.execute(select(EVENT).where(EVENT.c.event_id.in_(some))):
-                event = self._recorded(row)
+            for columns in connection.execute(select(EVENT).where(EVENT.c.event_id.in_(some))):
+                event = recorded(columns, self._codec)
                 found[event.event_id] = event
         for draft in drafts:
             held = found.get(draft.event_id)
@@ -193,19 +264,10 @@ class SqlStore:
                 raise foreign_event(held.event_id, held.stream, stream)
         return found
 
-    def _insert(self, connection: Connection, links: list[Link]) -> dict[str, Recorded]:
-        """Write new events; numbered here and not by the database, whose numbers have gaps and are no promise."""
-        last = connection.execute(select(func.max(EVENT.c.global_position))).scalar() or 0
-        connection.execute(insert(EVENT), [_row(number, link) for number, link in enumerate(links, last + 1)])
-        return {
-            link.draft.event_id: link.recorded(number, self._codec) for number, link in enumerate(links, last + 1)
-        }
-
-    def _mark(self) -> Hashable:
-        # A connection's own commits do not move its data_version, and appends share the pool: hence the
-        # second part.
+    def _end(self) -> int:
+        """The highest global position."""
         with self._database.reading() as connection:
-            return self._database.mark(connection), self._appended
+            return connection.execute(select(_END)).scalar() or 0
 
     def _position(self, stream: str, after: int) -> int:
         """Position of the stream's last event up to a global position."""
@@ -219,47 +281,28 @@ class SqlStore:
             position = connection.execute(query).scalar()
         return -1 if position is None else position
 
-    def _recorded(self, row: Sequence[Any]) -> Recorded:
-        """The event in a row of ``event``."""
-        number, event_id, stream, position, kind, version, payload, metadata, at, previous, digest, packed = row
-        return Recorded(
-            global_position=number,
-            event_id=event_id,
-            stream=stream,
-            position=position,
-            type=kind,
-            schema_version=version,
-            payload=unpack(payload, packed),
-            metadata=_metadata(metadata),
-            recorded_at=at,
-            previous_digest=previous,
-            digest=digest,
-            codec=self._codec,
-        )
+
+class _Extension(NamedTuple):
+    """What an append adds to a stream."""
+
+    before: Head
+    after: Head
+    links: list[Link]
+    rows: list[tuple[Any, ...]]
+    facts: list[Told | Logged]
+    """For the projections; global positions count from 1."""
 
 
-@lru_cache(maxsize=256)
-def _metadata(text: str) -> Metadata:
-    """Cached, since all events of a process carry the same."""
-    return Metadata(**orjson.loads(text))
+def _extension(head: Head, drafts: Iterable[Draft], expected_version: int) -> _Extension:
+    """The drafts, each once, after ``head``. Raises ``ConcurrentAppend`` and ``FencedAttempt``."""
+    from ledger.store.intake import take_in
 
-
-def _row(number: int, link: Link) -> dict[str, Any]:
-    payload, packed = pack(link.draft.payload)
-    return {
-        "global_position": number,
-        "event_id": link.draft.event_id,
-        "stream": link.stream,
-        "position": link.position,
-        "type": link.draft.type,
-        "schema_version": link.draft.schema_version,
-        "payload": payload,
-        "packed": packed,
-        "metadata": link.metadata.decode(),
-        "recorded_at": link.recorded_at,
-        "previous_digest": link.previous_digest,
-        "digest": link.digest,
-    }
+    new = {draft.event_id: draft for draft in drafts}
+    if new:
+        head.require(expected_version)
+    links, after = head.extend(new.values(), utc_now())
+    facts = take_in(link.entry(number) for number, link in enumerate(links, 1))
+    return _Extension(head, after, links, [row(link) for link in links], list(facts))
 
 
 def _position_of(connection: Connection, journal: str) -> int | None:
@@ -278,22 +321,30 @@ def _move_journal(connection: Connection, span: JournalSpan) -> None:
         connection.execute(update(JOURNAL_POSITION).where(here).values(position=span.end))
 
 
-def _head(connection: Connection, stream: str) -> Head:
-    last = (EVENT.c.stream == STREAM_HEAD.c.stream) & (EVENT.c.position == STREAM_HEAD.c.version)
-    row = connection.execute(
-        select(STREAM_HEAD.c.version, STREAM_HEAD.c.digest, STREAM_HEAD.c.attempt, EVENT.c.recorded_at)
-        .join_from(STREAM_HEAD, EVENT, last)
-        .where(STREAM_HEAD.c.stream == stream)
-    ).first()
-    return Head(stream, *row) if row else Head(stream)
+# The end of the log and, where there is a stream of this name, its head: one row in any case.
+_END: Final = func.max(EVENT.c.global_position)
+_LOG: Final = select(_END.label("last")).subquery()
+_LAST: Final = (EVENT.c.stream == STREAM_HEAD.c.stream) & (EVENT.c.position == STREAM_HEAD.c.version)
+_STANDING: Final = select(
+    _LOG.c.last, STREAM_HEAD.c.version, STREAM_HEAD.c.digest, STREAM_HEAD.c.attempt, EVENT.c.recorded_at
+).select_from(_LOG.outerjoin(STREAM_HEAD.join(EVENT, _LAST), STREAM_HEAD.c.stream == bindparam("stream")))
+_BEGIN: Final = insert(STREAM_HEAD)
+_MOVE: Final = update(STREAM_HEAD).where(STREAM_HEAD.c.stream == bindparam("at"))
 
 
-def _move(connection: Connection, before: Head, after: Head) -> None:
+def _standing(connection: Connection, stream: str) -> tuple[Head, int]:
+    """The head of a stream, and the highest global position of the log."""
+    last, version, *rest = connection.execute(_STANDING, {"stream": stream}).one()
+    return Head(stream) if version is None else Head(stream, version, *rest), last or 0
+
+
+def _move(connection: Connection, added: _Extension) -> None:
+    after = added.after
     values = {"version": after.version, "digest": after.digest, "attempt": after.attempt}
-    if before.version == NO_STREAM:
-        connection.execute(insert(STREAM_HEAD).values(stream=after.stream, **values))
+    if added.before.version == NO_STREAM:
+        connection.execute(_BEGIN, {"stream": after.stream, **values})
     else:
-        connection.execute(update(STREAM_HEAD).where(STREAM_HEAD.c.stream == after.stream).values(**values))
+        connection.execute(_MOVE, {"at": after.stream, **values})
 
 
 def _in_log_order(after: int, size: int, types: list[str] | None) -> Select[Any]:

@@ -6,10 +6,9 @@ import os
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
-from itertools import count
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from sqlalchemy import URL, create_engine, event
@@ -17,10 +16,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from ledger.errors import IntegrityError, LedgerError, StoreUnavailable, UsageError
+from ledger.store.database import COLUMNS
 from ledger.store.forks import ForkGate
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection, Engine
 
@@ -28,19 +29,16 @@ BUSY_SECONDS: Final = 30.0
 """How long a writer waits for its turn. An append takes milliseconds: beyond this, some process is stuck."""
 _WRITES: Final = "ledger_writes"
 _SCHEME: Final = "sqlite:///"
+_INSERT: Final = f"INSERT INTO event ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)})"  # noqa: S608
 
 
 class SqliteFile:
-    """One SQLite database file, safe to use from any thread, and on both sides of a fork.
-
-    A connection is never shared: whoever needs one takes it from the pool and gives it back after one
-    transaction.
-    """
+    """One SQLite database file: a ``Database``."""
 
     def __init__(self, url: str) -> None:
         """Makes the directory. Raises ``UsageError`` for a URL without a path, else ``StoreUnavailable``."""
         self.path = _path(url)
-        self._generations = count()
+        self.place = str(self.path)
         _make_directory(self.path.parent)
         # A file that may only be read is opened afresh every time: see _open_to_read.
         self._read_only = self.path.is_file() and not _writable(self.path)
@@ -51,47 +49,49 @@ class SqliteFile:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the log."""
+        """See ``Database``."""
         with self._gate.passing(), self._explained(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """The one transaction that writes; others wait for it. Durable when the block is left."""
+        """See ``Database``."""
         with self._gate.passing(), self._turn(), self._explained(), self._writer.begin() as connection:
             yield connection
 
-    def mark(self, connection: Connection) -> Hashable:
-        """A value that differs from an earlier one if another connection has committed since."""
-        version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-        # Two connections count apart, so the number means something only beside the connection that gave it.
-        return connection.info["generation"], version
+    def insert(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """See ``Database``."""
+        connection.exec_driver_sql(_INSERT, list(rows))
+
+    def waiting(self) -> AbstractContextManager[Callable[[float], None]]:
+        """See ``Database``. Nobody tells of a change of a file: to look again after a while is all there is."""
+        return nullcontext(time.sleep)
 
     def now(self, connection: Connection) -> float:
-        """Unix seconds. Everybody who uses the file is on this host, so its clock is the database's."""
+        """See ``Database``. Everybody who uses the file is on this host, so its clock is the database's."""
         return time.time()
 
+    def size(self, connection: Connection) -> int:
+        """See ``Database``."""
+        files = (self.path, Path(f"{self.path}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def damage(self, connection: Connection) -> str | None:
+        """See ``Database``. An index may miss rows that the table has: readers by it would not see them."""
+        found: str = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
+        return None if found == "ok" else found
+
     def close(self) -> None:
-        """Close the connections."""
+        """See ``Database``."""
         self._engine.dispose()
 
     def _create_engine(self) -> Engine:
         engine = create_engine(
             URL.create("sqlite", database=str(self.path)),
             creator=self._open_to_read if self._read_only else self._open,
-            # Last in, first out: a lone reader keeps its connection, and with it the meaning of its mark.
-            **(
-                {"poolclass": NullPool}
-                if self._read_only
-                else {"poolclass": QueuePool, "pool_use_lifo": True, "max_overflow": -1}
-            ),
+            **({"poolclass": NullPool} if self._read_only else {"poolclass": QueuePool, "max_overflow": -1}),
         )
         event.listen(engine, "begin", _begin)
-
-        @event.listens_for(engine, "connect")
-        def number(connection: object, record: object) -> None:
-            record.info["generation"] = next(self._generations)  # type: ignore[attr-defined]
-
         return engine
 
     def _open(self) -> sqlite3.Connection:

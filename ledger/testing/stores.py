@@ -1,12 +1,16 @@
 """Conformance kit for event stores: every promise of ``ledger.store.base.EventStore``.
 
-A test file is a subclass with a ``store`` fixture, and ``reopen`` where the store outlives its process::
+A test file is a subclass with a ``store`` fixture, ``late_append``, and ``reopen`` where the store outlives its
+process::
 
     class TestMyStore(BaseEventStoreTests):
         @pytest.fixture
         def store(self, tmp_path):
             with closing(MyStore(tmp_path, Codec())) as store:
                 yield store
+
+        def late_append(self, store, stream, drafts):
+            return store.append_and_commit_later(stream, drafts)
 """
 
 from __future__ import annotations
@@ -17,19 +21,22 @@ import math
 import re
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from ledger.codec import GENESIS, Codec, Metadata, new_id
-from ledger.errors import ConcurrentAppend, Conflict, FencedAttempt
+from ledger.codec import GENESIS, Codec, Metadata, chain_digest, new_id
+from ledger.errors import ConcurrentAppend, Conflict, FencedAttempt, JournalMoved
 from ledger.events import MetricsLogged, RunAnnotated, RunCompleted
-from ledger.store.base import NO_STREAM, run_stream
+from ledger.store.base import NO_STREAM, JournalSpan, run_stream
+from ledger.store.packing import unpack
+from ledger.store.scan import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from ledger.codec import Draft, Recorded
     from ledger.events import Event
@@ -82,6 +89,10 @@ class BaseEventStoreTests:
         """Capability: opens a store's log anew, as another process would; None where a log is not kept."""
         return None
 
+    def late_append(self, store: EventStore, stream: str, drafts: list[Draft]) -> AbstractContextManager[object]:
+        """An append that has given its events their numbers when the block begins, and commits when it is left."""
+        raise NotImplementedError("provide the late append")
+
     # --- appending and reading
 
     def test_positions_are_gapless_in_a_stream_and_ascend_over_the_log(self, store: EventStore) -> None:
@@ -93,9 +104,7 @@ class BaseEventStoreTests:
         ]
         assert [(e.stream, e.position) for e in written] == [(one, 0), (one, 1), (two, 0), (one, 2)]
         assert list(store.read_all()) == written
-        assert written == sorted(written, key=lambda e: e.global_position)
-        assert len({e.global_position for e in written}) == 4
-        assert written[0].global_position >= 1
+        assert [e.global_position for e in written] == [1, 2, 3, 4]
         assert list(store.read(one)) == [written[0], written[1], written[3]]
         assert list(store.read(two)) == [written[2]]
 
@@ -193,6 +202,21 @@ class BaseEventStoreTests:
         times = [event.recorded_at for event in store.read(name)]
         assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", t) for t in times)
         assert times == sorted(times)
+
+    def test_refused_appends_leave_no_gap(self, store: EventStore) -> None:
+        name, fact = stream(), draft(attempt=2)
+        store.append(name, [fact])
+        refused: list[Callable[[], object]] = [
+            lambda: store.append(name, [draft()], expected_version=5),
+            lambda: store.append(name, [draft(), draft(attempt=1)]),
+            lambda: store.append(stream(), [draft(), fact]),
+            lambda: store.append(name, [draft()], span=JournalSpan(new_id(), 9, 10)),
+        ]
+        for act in refused:
+            with pytest.raises(Conflict):
+                act()
+            store.append(stream(), [draft()])
+        assert [e.global_position for e in store.read_all()] == [1, 2, 3, 4, 5]
 
     # --- expected version
 
@@ -299,7 +323,110 @@ class BaseEventStoreTests:
         store.append(name, [draft(attempt=2)])
         assert store.append(name, arrived) == first
 
+    # --- journals
+
+    def test_an_append_moves_the_journal_that_it_carries(self, store: EventStore) -> None:
+        name, journal = stream(), new_id()
+        assert store.journal_position(journal) == 0
+        store.append(name, [draft()], span=JournalSpan(journal, 0, 100))
+        store.append(name, [], span=JournalSpan(journal, 100, 120))
+        store.append(name, [draft()], span=JournalSpan(other := new_id(), 0, 7))
+        assert (store.journal_position(journal), store.journal_position(other)) == (120, 7)
+        assert store.head(name)[0] == 1
+
+    @pytest.mark.parametrize("start", [0, 50, 101])
+    def test_what_the_log_has_of_a_journal_is_not_appended_again(self, store: EventStore, start: int) -> None:
+        name, journal = stream(), new_id()
+        store.append(name, [draft()], span=JournalSpan(journal, 0, 100))
+        with pytest.raises(JournalMoved) as moved:
+            store.append(name, [draft()], span=JournalSpan(journal, start, 200))
+        assert (moved.value.journal, moved.value.position) == (journal, 100)
+        assert store.journal_position(journal) == 100
+        assert store.head(name)[0] == 0
+
+    def test_a_refused_append_moves_no_journal(self, store: EventStore) -> None:
+        name, journal = stream(), new_id()
+        store.append(name, [draft(attempt=2)])
+        with pytest.raises(FencedAttempt):
+            store.append(name, [draft(attempt=1)], span=JournalSpan(journal, 0, 100))
+        with pytest.raises(ConcurrentAppend):
+            store.append(name, [draft()], span=JournalSpan(journal, 0, 100), expected_version=7)
+        assert store.journal_position(journal) == 0
+
+    def test_what_two_carry_at_once_arrives_once(self, store: EventStore) -> None:
+        """Each makes events of its own of the same bytes, as two processes do that recover one journal."""
+        name, journal, steps = stream(), new_id(), 30
+        carriers = [store, self.reopen(store) if self.reopen else store]
+
+        def carry(carrier: EventStore) -> int:
+            position, carried = 0, 0
+            while position < steps:
+                span = JournalSpan(journal, position, position + 1)
+                try:
+                    carrier.append(name, [draft(str(position))], span=span)
+                except JournalMoved as moved:
+                    position = moved.position
+                else:
+                    position, carried = span.end, carried + 1
+            return carried
+
+        with ThreadPoolExecutor(2) as threads:
+            carried = list(threads.map(carry, carriers))
+        facts = [event.event for event in store.read(name)]
+        assert facts == [RunAnnotated(text=str(n)) for n in range(steps)]
+        assert sum(carried) == steps
+        assert store.journal_position(journal) == steps
+        if self.reopen:
+            carriers[1].close()
+
+    # --- leases
+
+    def test_a_lease_is_good_for_a_while(self, store: EventStore) -> None:
+        name = stream()
+        assert store.lease(name) is None
+        store.renew_lease(name, "somebody", 1, 60)
+        lease = store.lease(name)
+        assert lease is not None
+        assert (lease.holder, lease.attempt) == ("somebody", 1)
+        assert 30 < lease.left <= 60
+        store.renew_lease(name, "somebody", 1, 600)
+        assert (lease := store.lease(name)) is not None
+        assert lease.left > 500
+        assert store.lease(stream()) is None
+        assert store.head(name) == (NO_STREAM, GENESIS), "a lease is no event"
+
+    def test_a_lease_ends(self, store: EventStore) -> None:
+        name = stream()
+        store.renew_lease(name, "somebody", 1, -5)
+        assert (lease := store.lease(name)) is not None
+        assert -60 < lease.left <= -5
+
+    def test_the_lease_of_a_newer_attempt_is_not_taken_over(self, store: EventStore) -> None:
+        name = stream()
+        store.renew_lease(name, "first", 1, 60)
+        store.renew_lease(name, "second", 2, -5)
+        with pytest.raises(FencedAttempt) as fenced:
+            store.renew_lease(name, "first", 1, 60)
+        assert (fenced.value.attempt, fenced.value.current) == (1, 2)
+        assert (lease := store.lease(name)) is not None
+        assert (lease.holder, lease.attempt) == ("second", 2)
+
     # --- many at once
+
+    def test_a_late_commit_is_never_skipped(self, store: EventStore) -> None:
+        """Two writers, the first of which has its number early and commits late, and a reader that follows the log."""
+        late, prompt = stream(), stream()
+        other = self.reopen(store) if self.reopen else store
+        with ThreadPoolExecutor(2) as threads:
+            with self.late_append(store, late, [draft("late")]):
+                tail = threads.submit(_tail, other, 3)
+                writing = threads.submit(other.append, prompt, [draft("a"), draft("b")])
+                # Time for the second writer to overtake the first, if it can, and for the reader to see it.
+                wait([writing], timeout=0.3)
+            seen = tail.result(PATIENCE)
+        assert [(e.stream, e.global_position) for e in seen] == [(late, 1), (prompt, 2), (prompt, 3)]
+        if other is not store:
+            other.close()
 
     def test_concurrent_writers_lose_nothing_and_a_tailing_reader_misses_nothing(self, store: EventStore) -> None:
         shared, own, rounds = stream(), [stream() for _ in range(4)], 25
@@ -432,6 +559,30 @@ class BaseEventStoreTests:
         assert store.find_streams("latest") == [second]
 
     # --- the end
+
+    # --- for whoever checks it ----------------------------------------------------------------------------
+
+    def test_a_scan_shows_every_row_as_it_was_digested(self, store: EventStore) -> None:
+        one, two = stream(), stream()
+        many = MetricsLogged(step=range(500), time=[1e9] * 500, values={"löss": [n / 7 for n in range(500)]})
+        recorded = store.append(one, [draft("a", attempt=2), draft(many)])
+        recorded += store.append(two, [draft('ü\n"')])
+        name = store.name_run(two)
+        scan = store.scan()
+        extent = scan.extent()
+        rows = [Row._make(raw) for raw in scan.rows(1, extent.size)]
+        assert (extent.first, extent.size, extent.names) == (1, 3, {two: name})
+        assert extent.heads == {one: (1, recorded[1].digest, 2), two: (0, recorded[2].digest, None)}
+        assert [unpack(row.payload, row.packed) for row in rows] == [event.payload for event in recorded]
+        for row in rows:
+            keys = ("stream", "position", "event_id", "type", "schema_version", "recorded_at")
+            columns: dict[str, Any] = {key: getattr(row, key) for key in keys}
+            columns |= {"payload": unpack(row.payload, row.packed), "metadata": row.metadata.encode()}
+            assert row.digest == chain_digest(row.previous_digest, **columns)
+        assert [tuple(raw) for raw in scan.stream(one, 0, 10)] == [rows[1]]
+        assert list(scan.digests(2, 3)) == [row.digest for row in rows[1:]]
+        assert scan.find(rows[2].event_id) == 3
+        assert scan.find("nothing") is None
 
     def test_closing_twice_is_fine(self, store: EventStore) -> None:
         store.append(stream(), [draft()])

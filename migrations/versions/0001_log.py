@@ -9,22 +9,26 @@ branch_labels = None
 depends_on = None
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# By code point in every database: PostgreSQL would sort by the language of whoever created it, and take its time.
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
+    on_sqlite = op.get_context().dialect.name == "sqlite"
     op.create_table(
         "event",
-        sa.Column("global_position", BIG, primary_key=True),
-        sa.Column("event_id", sa.Text, nullable=False),
-        sa.Column("stream", sa.Text, nullable=False),
+        # Numbers are given by whoever appends. SQLite gets its counter because AUTOINCREMENT was there first.
+        sa.Column("global_position", BIG, primary_key=True, autoincrement=on_sqlite),
+        sa.Column("event_id", TEXT, nullable=False),
+        sa.Column("stream", TEXT, nullable=False),
         sa.Column("position", BIG, nullable=False),
-        sa.Column("type", sa.Text, nullable=False),
+        sa.Column("type", TEXT, nullable=False),
         sa.Column("schema_version", sa.Integer, nullable=False),
-        sa.Column("payload", sa.Text, nullable=False),
-        sa.Column("metadata", sa.Text, nullable=False),
-        sa.Column("recorded_at", sa.Text, nullable=False),
-        sa.Column("previous_digest", sa.Text, nullable=False),
-        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("payload", TEXT, nullable=False),
+        sa.Column("metadata", TEXT, nullable=False),
+        sa.Column("recorded_at", TEXT, nullable=False),
+        sa.Column("previous_digest", TEXT, nullable=False),
+        sa.Column("digest", TEXT, nullable=False),
         sa.UniqueConstraint("event_id"),
         sa.UniqueConstraint("stream", "position"),
         sqlite_autoincrement=True,
@@ -32,20 +36,20 @@ def upgrade() -> None:
     op.create_index("ix_event_type", "event", ["type"])
     op.create_table(
         "stream_head",
-        sa.Column("stream", sa.Text, primary_key=True),
+        sa.Column("stream", TEXT, primary_key=True),
         sa.Column("version", BIG, nullable=False),
-        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("digest", TEXT, nullable=False),
         sa.Column("attempt", sa.Integer),
     )
     op.create_table(
         "run_name",
         sa.Column("number", BIG, primary_key=True),
-        sa.Column("stream", sa.Text, nullable=False),
+        sa.Column("stream", TEXT, nullable=False),
         sa.UniqueConstraint("stream"),
         sqlite_autoincrement=True,
     )
-    for trigger in SQLITE_TRIGGERS:
-        op.execute(trigger)
+    for statement in SQLITE_TRIGGERS if on_sqlite else POSTGRESQL_TRIGGERS:
+        op.execute(statement)
 
 
 SQLITE_TRIGGERS = (
@@ -70,4 +74,20 @@ SQLITE_TRIGGERS = (
         SELECT RAISE(ABORT, 'the log is append-only: an event cannot be replaced');
     END
     """,
+)
+
+# An INSERT cannot take the place of a row here: ON CONFLICT DO UPDATE and MERGE fire these triggers, too.
+POSTGRESQL_TRIGGERS = (
+    """
+    CREATE FUNCTION ledger_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION 'the log is append-only: % of % is refused', lower(TG_OP), TG_TABLE_NAME
+            USING ERRCODE = 'integrity_constraint_violation';
+    END $$
+    """,
+    """
+    CREATE TRIGGER event_refuses_change BEFORE UPDATE OR DELETE OR TRUNCATE ON event
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger_refuse_change()
+    """,
+    # ALWAYS: also for a session that calls itself a replica.
+    "ALTER TABLE event ENABLE ALWAYS TRIGGER event_refuses_change",
 )

@@ -141,8 +141,8 @@ def test_a_plugin_registers_events_of_its_own() -> None:
         type: ClassVar[str] = "myplugin.happened"
         what: str
 
-    draft = Codec([Happened]).draft(Happened(what="it"), WRITER)
-    assert Codec([Happened]).decode(draft.type, 1, draft.payload) == Happened(what="it")
+    draft = Codec(lambda: [Happened]).draft(Happened(what="it"), WRITER)
+    assert Codec(lambda: [Happened]).decode(draft.type, 1, draft.payload) == Happened(what="it")
     assert isinstance(Codec().decode(draft.type, 1, draft.payload), UnknownEvent)
 
 
@@ -151,7 +151,7 @@ def test_a_type_that_is_taken_is_refused() -> None:
         type: ClassVar[str] = "run.annotated"
 
     with pytest.raises(UsageError, match=r"run\.annotated"):
-        Codec([Annotated])
+        Codec(lambda: [Annotated]).draft(Annotated(), WRITER)
 
 
 def test_core_types_are_unique_dotted_names() -> None:

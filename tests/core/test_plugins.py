@@ -206,7 +206,7 @@ def test_a_plugin_registers_events_of_its_own() -> None:
         def register_events(self) -> list[type[Event]]:
             return [Happened]
 
-    codec = Codec(Plugins.of(Sample()).event_types())
+    codec = Codec(Plugins.of(Sample()).event_types)
     (recorded, *_) = stream([Happened(what="it")], codec=codec)
     assert recorded.event == Happened(what="it")
 

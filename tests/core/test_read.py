@@ -18,8 +18,6 @@ from ledger.events import (
     RunFailed,
     RunInterrupted,
 )
-from ledger.read.catalogue import summarise
-from ledger.read.lineage import origins
 from ledger.read.state import extend, fold
 from ledger.testing.builders import logged, resumed, run_started, stream
 
@@ -171,31 +169,3 @@ def test_the_effective_curve_never_steps_back(resumes: list[int]) -> None:
     for metric in state.metrics:
         steps = state.series(metric).step
         assert list(steps) == sorted(steps)
-
-
-def test_a_list_shows_how_each_run_stands() -> None:
-    events = stream(
-        [
-            run_started(tags=("a",)),
-            RunCompleted(step=9, metrics={"loss": 1.5}),
-            RunAnnotated(text="", tags=("b", "a")),
-        ]
-    )
-    (summary,) = summarise(events)
-    assert (summary.name, summary.status, summary.step, summary.metrics) == (
-        "run-1",
-        "completed",
-        9,
-        {"loss": 1.5},
-    )
-    assert summary.tags == ["a", "b"]
-
-
-def test_a_model_is_found_by_its_digest_or_that_of_one_of_its_files() -> None:
-    runs = summarise(stream([run_started(), checkpoint(5)]))
-    (whole,) = origins(runs, ["d" * 64])
-    assert (whole.run, whole.file) == ("run-1", None)
-    (part,) = origins(runs, ["f" * 8])
-    assert part.file == "model"
-    assert origins(runs, ["f" * 7]) == []
-    assert origins(runs, ["e" * 64]) == []

@@ -12,31 +12,30 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from ledger.codec import Codec
 from ledger.errors import (
     IntegrityError,
-    LedgerError,
     StoreUnavailable,
     UsageError,
 )
 from ledger.store import open_store
-from ledger.store.base import ANY, EventStore, run_stream
+from ledger.store.base import EventStore
 from ledger.store.head import Head
 from ledger.store.memory import MemoryStore
 from ledger.store.sql import SqlStore
 from ledger.testing.stores import BaseEventStoreTests, chained, draft, stream
+from tests.core.sql_stores import SqlStoreTests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ledger.codec import Draft
 
 
 class TestMemoryStore(BaseEventStoreTests):
@@ -45,16 +44,19 @@ class TestMemoryStore(BaseEventStoreTests):
         with closing(MemoryStore(Codec())) as store:
             yield store
 
+    @contextmanager
+    def late_append(self, store: EventStore, stream: str, drafts: list[Draft]) -> Iterator[None]:
+        assert isinstance(store, MemoryStore)
+        with store._changed:
+            store.append(stream, drafts)
+            yield
 
-class TestSqlStore(BaseEventStoreTests):
+
+class TestSqlStore(SqlStoreTests):
     @pytest.fixture
     def store(self, url: str) -> Iterator[EventStore]:
         with closing(SqlStore(url, Codec())) as store:
             yield store
-
-    @property
-    def reopen(self) -> Callable[[EventStore], EventStore]:
-        return lambda store: SqlStore(store.url, Codec())  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -529,90 +531,3 @@ def _python(program: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-# --- against the reference
-
-STREAMS = [run_stream(f"0190000{n}-0000-7000-8000-00000000000{n}") for n in range(3)]
-
-
-class StoresAgree(RuleBasedStateMachine):
-    """Whatever is done to both, SQLite and the reference end in the same log."""
-
-    drafts = Bundle("drafts")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.directory = tempfile.TemporaryDirectory()
-        self.url = f"sqlite:///{self.directory.name}/ledger.db"
-        self.stores: tuple[EventStore, EventStore] = (MemoryStore(Codec()), SqlStore(self.url, Codec()))
-
-    @rule(
-        target=drafts,
-        text=st.text(st.characters(codec="utf-8"), max_size=8),
-        attempt=st.sampled_from([None, 1, 2, 3]),
-    )
-    def make(self, text: str, attempt: int | None) -> object:
-        return draft(text, attempt=attempt)
-
-    @rule(
-        stream=st.sampled_from(STREAMS),
-        batch=st.lists(drafts, max_size=4),
-        expected=st.sampled_from([ANY, ANY, -1, 0, 1, 2]),
-    )
-    def append(self, stream: str, batch: list, expected: int) -> None:
-        self.same(lambda store: [_content(e) for e in store.append(stream, batch, expected_version=expected)])
-
-    @rule(stream=st.sampled_from(STREAMS))
-    def name(self, stream: str) -> None:
-        self.same(lambda store: store.name_run(stream))
-
-    @rule(reference=st.sampled_from(["latest", "run-1", "run-2", "run-3", "0190", "01900001", *STREAMS]))
-    def find(self, reference: str) -> None:
-        self.same(lambda store: store.find_streams(reference))
-
-    @rule(stream=st.sampled_from(STREAMS), after=st.integers(-1, 5), limit=st.none() | st.integers(0, 4))
-    def read(self, stream: str, after: int, limit: int | None) -> None:
-        self.same(lambda store: [_content(e) for e in store.read(stream, after=after, limit=limit)])
-
-    @rule(after=st.integers(0, 9), types=st.none() | st.lists(st.sampled_from(["run.annotated", "run.failed"])))
-    def read_all(self, after: int, types: list[str] | None) -> None:
-        self.same(lambda store: [_content(e) for e in store.read_all(after=after, types=types)])
-
-    @rule()
-    def reopen(self) -> None:
-        self.stores[1].close()
-        self.stores = (self.stores[0], SqlStore(self.url, Codec()))
-
-    @invariant()
-    def same_log(self) -> None:
-        self.same(lambda store: [_content(e) for e in store.read_all()])
-        for store in self.stores:
-            for name in STREAMS:
-                events = list(store.read(name))
-                assert chained(events)
-                assert store.head(name)[0] == len(events) - 1
-
-    def same(self, act: Callable[[EventStore], object]) -> None:
-        reference, other = (_outcome(act, store) for store in self.stores)
-        assert other == reference
-
-    def teardown(self) -> None:
-        self.stores[1].close()
-        self.directory.cleanup()
-
-
-def _outcome(act: Callable[[EventStore], object], store: EventStore) -> object:
-    try:
-        return act(store)
-    except LedgerError as error:
-        return type(error), str(error)
-
-
-def _content(event) -> tuple:  # type: ignore[no-untyped-def, type-arg]
-    """All of an event but the time it was recorded, and the digests that depend on it."""
-    return event.global_position, event.stream, event.position, event.event_id, event.payload, event.metadata
-
-
-TestStoresAgree = StoresAgree.TestCase
-TestStoresAgree.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)

@@ -1,0 +1,1 @@
+"""Whether the log can be believed: digests, the Merkle tree over it, signed heads, and proofs for others."""

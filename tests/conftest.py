@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def pg_server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server that all tests of this process share: leave it running."""
+    yield from postgres.servers()
+
+
+@pytest.fixture(scope="session")
+def _pg_template(pg_server: postgres.Server) -> str:
+    return postgres.ledger_template(pg_server)
+
+
+@pytest.fixture
+def pg_url(pg_server: postgres.Server, _pg_template: str) -> Iterator[str]:
+    """URL of an empty ledger in a PostgreSQL database of its own."""
+    yield from postgres.databases(pg_server, _pg_template)
+
+
+@pytest.fixture
+def pg_empty_url(pg_server: postgres.Server) -> Iterator[str]:
+    """URL of a PostgreSQL database without any table."""
+    yield from postgres.databases(pg_server)
