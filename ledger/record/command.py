@@ -24,7 +24,7 @@ from ledger.events import (
     World,
 )
 from ledger.hooks.ports import Launch
-from ledger.read.state import fold
+from ledger.read.stored import read_run
 from ledger.record.capture.console import Console
 from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secrets import Redactor
@@ -247,12 +247,12 @@ class _Watching:
 
 def _end(book: Book, run: Started, ended: Exit, facts: list[Event]) -> Outcome:
     try:
-        state = fold(book.store.read(run_stream(run.run_id)))
+        state = read_run(book.store, run_stream(run.run_id))
+        said = state.attempt.ended  # a rank that failed has said why already
+        known = said or _ending(ended, state)
     except Unavailable:  # the end waits in a journal, and says less
-        state = None
-    known = state.attempt.ended if state else None  # a rank that failed has said why already
-    if known is None:
-        known = _ending(ended, state)
+        said, known = None, _ending(ended, None)
+    if said is None:
         facts.append(known)
     with closing(Writer(book, run.run_id, attempt=run.attempt, name="ledger")) as writer:
         writer.append(*facts)

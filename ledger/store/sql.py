@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select, union_all, update
+from sqlalchemy import bindparam, func, insert, select, update
 
 from ledger.errors import Conflict, IntegrityError, JournalMoved
 from ledger.store.base import ANY, NO_STREAM, Lease
@@ -348,22 +348,11 @@ def _move(connection: Connection, added: _Extension) -> None:
 
 
 def _in_log_order(after: int, size: int, types: list[str] | None) -> Select[Any]:
-    """The next ``size`` events of the log.
-
-    For several types, the next of each type merged: with a plain IN, SQLite would sort all the events that
-    are left of these types for every batch.
-    """
-
-    def following(kind: str | None) -> Select[Any]:
-        query = select(EVENT).where(EVENT.c.global_position > after)
-        if kind is not None:
-            query = query.where(EVENT.c.type == kind)
-        return query.order_by(EVENT.c.global_position).limit(size)
-
-    if types is None or len(types) == 1:
-        return following(types[0] if types else None)
-    merged = union_all(*(select(following(kind).subquery()) for kind in types)).subquery()
-    return select(merged).order_by(merged.c.global_position).limit(size)
+    """The next ``size`` events of the log; ``types`` are looked for along it, since an index costs every append."""
+    query = select(EVENT).where(EVENT.c.global_position > after)
+    if types is not None:
+        query = query.where(EVENT.c.type.in_(types))
+    return query.order_by(EVENT.c.global_position).limit(size)
 
 
 def _search(reference: str) -> Select[str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
 
 METADATA: Final = MetaData()
 """Ledger's own: other code may have an ``event`` table, too."""
@@ -39,7 +39,6 @@ EVENT: Final = Table(
     _column("packed", LargeBinary, null=True),
     UniqueConstraint("event_id"),
     UniqueConstraint("stream", "position"),
-    Index("ix_event_type", "type"),
     sqlite_autoincrement=True,
 )
 """One fact a row. Triggers refuse to change or remove a row, or to put another one in its place.

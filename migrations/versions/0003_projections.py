@@ -13,6 +13,7 @@ TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
+    op.drop_index("ix_event_type", "event")  # nothing looks for types any more, and every append paid for it
     op.create_table(
         "run_summary",
         key("stream"),

@@ -144,6 +144,18 @@ def test_compare_shows_what_differs(desk: Desk) -> None:
     assert "config steps" in desk.ledger("compare", "run-1", "run-2", "--all").out
 
 
+def test_compare_draws_curves(desk: Desk) -> None:
+    done = desk.ledger("compare", "run-1", "run-2", "--plot", "curves.svg")
+    assert "drew curves.svg" in done.err
+    picture = (desk.home / "curves.svg").read_text()
+    for name in ("run-1", "run-2", "train/loss", "val/loss", "nan at step 1"):
+        assert name in picture
+    refused = desk.ledger("compare", "run-1", "run-2", "--plot", "curves.png", code=2)
+    assert "mend: name it curves.svg" in refused.err
+    nowhere = desk.ledger("compare", "run-1", "run-2", "--plot", "no/where.svg", code=4)
+    assert "no/where.svg: No such file or directory" in nowhere.err
+
+
 def test_compare_wants_two_runs(desk: Desk) -> None:
     assert "mend: name two runs or more" in desk.ledger("compare", "run-1", code=2).err
 
