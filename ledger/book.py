@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ledger.read.lineage import Origin
     from ledger.read.state import RunState
     from ledger.store.base import JournalSpan
-    from ledger.store.query import Unended
+    from ledger.store.projections.query import Unended
 
 HOST: Final = socket.gethostname()
 _SHORTEST: Final = 8

@@ -9,7 +9,7 @@ from ledger.cli.render import between
 if TYPE_CHECKING:
     from ledger.events import CheckpointWritten
     from ledger.read.state import Attempt, RunState
-    from ledger.store.measured import Measured
+    from ledger.store.projections.measured import Measured
 
 
 def run_facts(state: RunState) -> dict[str, Any]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ledger.cli.session import Session
     from ledger.events import ReplayCompared
     from ledger.read.state import Attempt, RunState
-    from ledger.store.measured import Measured
+    from ledger.store.projections.measured import Measured
 
 _TRACEBACK_LINES = 12
 

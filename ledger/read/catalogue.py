@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from ledger.errors import UsageError
 from ledger.read.names import Reading
-from ledger.store.query import FIELDS, And, Comparison, RunQuery
-from ledger.store.summary import RunSummary
+from ledger.store.projections.query import FIELDS, And, Comparison, RunQuery
+from ledger.store.projections.summary import RunSummary
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ledger.store.query import Condition, Order, Projections, Quantity
+    from ledger.store.projections.query import Condition, Order, Projections, Quantity
 
 __all__ = ["Catalogue", "RunSummary", "consult"]
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ledger.codec import columns
 from ledger.read.series import Series
-from ledger.store.measured import measure
+from ledger.store.projections.measured import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ledger.codec import Columns, Recorded
-    from ledger.store.measured import Measured
+    from ledger.store.projections.measured import Measured
 
 Rank = int | None
 

@@ -11,7 +11,7 @@ from ledger.store.base import run_id
 
 if TYPE_CHECKING:
     from ledger.codec import Recorded
-    from ledger.store.query import WrittenCheckpoint
+    from ledger.store.projections.query import WrittenCheckpoint
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from ledger.read.where import Expression
-from ledger.store.query import FIELDS, And, Comparison, Config, Field, Metric, Not, Or, Order
+from ledger.store.projections.query import FIELDS, And, Comparison, Config, Field, Metric, Not, Or, Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from ledger.errors import UsageError
     from ledger.read.where import Token, Written
-    from ledger.store.query import Condition, Names, Op, Quantity
+    from ledger.store.projections.query import Condition, Names, Op, Quantity
 
 _ALSO: Final = {
     "run": "name", "steps": "step", "tags": "tag", "started_at": "started", "ended_at": "ended", "attempt": "attempts",

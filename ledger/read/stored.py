@@ -9,7 +9,7 @@ from ledger.codec import METRICS
 from ledger.read.curves import Figures
 from ledger.read.state import FACTS, fold
 from ledger.store.base import run_id
-from ledger.store.query import FIELDS, Comparison, RunQuery
+from ledger.store.projections.query import FIELDS, Comparison, RunQuery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

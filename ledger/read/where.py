@@ -19,12 +19,12 @@ import re
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from ledger.errors import UsageError
-from ledger.store.query import And, Not, Or
+from ledger.store.projections.query import And, Not, Or
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ledger.store.query import Condition, Op
+    from ledger.store.projections.query import Condition, Op
 
 Which = Literal["last", "lowest", "highest"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from ledger.codec import Draft, Recorded
-    from ledger.store.query import Projections
+    from ledger.store.projections.query import Projections
     from ledger.store.scan import Scan
 
 ANY: Final = -2

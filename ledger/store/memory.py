@@ -11,7 +11,7 @@ from ledger.codec import GENESIS
 from ledger.errors import JournalMoved
 from ledger.store.base import ANY, NO_STREAM, Lease
 from ledger.store.head import Head, admit_holder, foreign_event, utc_now
-from ledger.store.memory_projections import MemoryProjections
+from ledger.store.projections.memory import MemoryProjections
 from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
 from ledger.store.scan import Extent, MemoryScan
 

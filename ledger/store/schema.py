@@ -105,7 +105,7 @@ def _migrate(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
-    from ledger.store.sql_keeping import rebuild
+    from ledger.store.projections.keeping import rebuild
 
     config = Config()
     config.set_main_option("script_location", str(migrations()).replace("%", "%%"))

@@ -10,10 +10,10 @@ from ledger.errors import Conflict, IntegrityError, JournalMoved
 from ledger.store.base import ANY, NO_STREAM, Lease
 from ledger.store.database import open_database
 from ledger.store.head import Head, Link, admit_holder, foreign_event, utc_now
+from ledger.store.projections.sql import SqlProjections
 from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
 from ledger.store.rows import recorded, row
 from ledger.store.schema import prepare
-from ledger.store.sql_projections import SqlProjections
 from ledger.store.sqlscan import SqlScan
 from ledger.store.tables import EVENT, JOURNAL_POSITION, LEASE, RUN_NAME, STREAM_HEAD
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ledger.codec import Codec, Draft, Recorded
     from ledger.store.base import JournalSpan
-    from ledger.store.intake import Logged, Told
+    from ledger.store.projections.intake import Logged, Told
 
 _BATCH: Final = 256
 """Events read in one transaction; a reader holds nothing of the database between two batches."""
@@ -157,9 +157,9 @@ class SqlStore:
     def rebuild(self, progress: Callable[[int, int], None] | None = None) -> None:
         """See ``EventStore.rebuild``."""
         with self._database.writing() as connection:
-            from ledger.store import sql_keeping
+            from ledger.store.projections import keeping
 
-            sql_keeping.rebuild(connection, progress)
+            keeping.rebuild(connection, progress)
 
     def scan(self) -> SqlScan:
         """See ``EventStore.scan``."""
@@ -227,7 +227,7 @@ class SqlStore:
         ready: _Extension | None,
     ) -> tuple[_Extension, int, dict[str, Recorded]]:
         """What was added, the global position before it, and those of the drafts that were stored already."""
-        from ledger.store import sql_keeping  # with the vocabulary, which no reader needs
+        from ledger.store.projections import keeping  # with the vocabulary, which no reader needs
 
         if span:
             _move_journal(connection, span)
@@ -239,7 +239,7 @@ class SqlStore:
         if ready.links:
             self._database.insert(connection, [(n, *columns) for n, columns in enumerate(ready.rows, last + 1)])
             _move(connection, ready)
-            sql_keeping.apply(connection, stream, ready.facts, after=last)
+            keeping.apply(connection, stream, ready.facts, after=last)
         return ready, last, stored
 
     def _recorded(self, added: _Extension, last: int) -> Iterator[Recorded]:
@@ -295,7 +295,7 @@ class _Extension(NamedTuple):
 
 def _extension(head: Head, drafts: Iterable[Draft], expected_version: int) -> _Extension:
     """The drafts, each once, after ``head``. Raises ``ConcurrentAppend`` and ``FencedAttempt``."""
-    from ledger.store.intake import take_in
+    from ledger.store.projections.intake import take_in
 
     new = {draft.event_id: draft for draft in drafts}
     if new:

@@ -174,6 +174,17 @@ class BaseEventStoreTests:
         assert list(store.read_all(types=["no.such.type"])) == []
         assert list(store.read_all(types=[])) == []
 
+    def test_a_stream_is_read_by_type(self, store: EventStore) -> None:
+        name = stream()
+        done = draft(RunCompleted(step=1))
+        events = store.append(name, [draft("a"), done, draft("b"), draft("c")])
+        store.append(stream(), [draft("noise")])
+        assert list(store.read(name, types={"run.annotated"})) == [events[0], *events[2:]]
+        assert list(store.read(name, types=["run.completed", "run.annotated"])) == events
+        assert list(store.read(name, types=("run.annotated",), after=0, limit=1)) == [events[2]]
+        assert list(store.read(name, types=["no.such.type"])) == []
+        assert list(store.read(name, types=[])) == []
+
     def test_long_logs_are_read_whole_and_in_order(self, store: EventStore) -> None:
         name, done = stream(), draft(RunCompleted(step=1))
         written = store.append(name, [draft(str(n)) for n in range(1500)])

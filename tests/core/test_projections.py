@@ -30,7 +30,7 @@ from ledger.read.lineage import origin
 from ledger.read.state import fold
 from ledger.store import open_store
 from ledger.store.base import run_stream
-from ledger.store.query import (
+from ledger.store.projections.query import (
     FIELDS,
     And,
     Comparison,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from ledger.events import Event
     from ledger.store.base import EventStore
-    from ledger.store.summary import RunSummary
+    from ledger.store.projections.summary import RunSummary
 
 CODEC = Codec()
 Facts = list[tuple["Event | str", int | None]]

@@ -17,7 +17,7 @@ from ledger.codec import Codec
 from ledger.errors import NotFound, SchemaMismatch, StoreUnavailable
 from ledger.store import schema, upkeep
 from ledger.store.database import open_database
-from ledger.store.query import RunQuery
+from ledger.store.projections.query import RunQuery
 from ledger.store.sql import SqlStore
 from ledger.store.tables import METADATA
 from ledger.testing.stores import chained, draft, stream

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from ledger.errors import UsageError
 from ledger.read.names import Reading
 from ledger.read.where import Expression
-from ledger.store.query import FIELDS, And, Comparison, Config, Metric, Names, Not, Or
+from ledger.store.projections.query import FIELDS, And, Comparison, Config, Metric, Names, Not, Or
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ledger.store.query import Condition, Quantity
+    from ledger.store.projections.query import Condition, Quantity
 
 METRICS = frozenset({"val/loss", "train/loss", "lr", "acc", "my metric", "loss"})
 CONFIGS = {

@@ -16,7 +16,7 @@ from tests.meta.test_imports import loaded_by
 HEAVY = ("sqlmodel", "sqlalchemy", "torch", "fsspec", "pydantic", "rich", "ledger.events", "pluggy", "psutil")
 FOR_OTHER_COMMANDS = {
     "alembic", "sqlalchemy.orm", "ledger.hooks.manager", "ledger.journal.carry", "ledger.objects", "ledger.read.state",
-    "ledger.store.sql_keeping", "ledger_fsspec", "ledger_local", "ledger_trainer",
+    "ledger.store.projections.keeping", "ledger_fsspec", "ledger_local", "ledger_trainer",
 }  # fmt: skip
 SHORT = {name: text for section in COMMANDS.values() for name, text in section.items()}
 PRINTS_DATA = {

@@ -10,9 +10,12 @@ from sqlalchemy import and_, bindparam, delete, insert, select, update
 from ledger.codec import Metadata
 from ledger.store.base import run_stream
 from ledger.store.head import Entry
-from ledger.store.intake import MEASURING, TYPES, take_in
 from ledger.store.packing import unpack
-from ledger.store.projection_tables import (
+from ledger.store.projections.fold import fold, measured_again
+from ledger.store.projections.intake import MEASURING, TYPES, take_in
+from ledger.store.projections.sql import BATCH, chunks, leaf, unpacked
+from ledger.store.projections.summary import RunSummary
+from ledger.store.projections.tables import (
     CHECKPOINT,
     CHECKPOINT_FILE,
     CONFIG,
@@ -22,9 +25,6 @@ from ledger.store.projection_tables import (
     TABLES,
     TAG,
 )
-from ledger.store.projections import fold, measured_again
-from ledger.store.sql_projections import BATCH, chunks, leaf, unpacked
-from ledger.store.summary import RunSummary
 from ledger.store.tables import EVENT, STREAM_HEAD
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Table
 
-    from ledger.store.intake import Logged, Told
-    from ledger.store.measured import Measured
-    from ledger.store.projections import Changes
+    from ledger.store.projections.fold import Changes
+    from ledger.store.projections.intake import Logged, Told
+    from ledger.store.projections.measured import Measured
 
 # Built once: to put a statement together takes longer than the database takes to carry it out.
 _KEPT: Final = select(SUMMARY).where(SUMMARY.c.stream == bindparam("of"))

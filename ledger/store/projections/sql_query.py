@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import ColumnElement, String, and_, case, exists, false, func, literal, not_, or_, select, type_coerce
 
 from ledger.store.base import run_stream
-from ledger.store.projection_tables import CONFIG, DATA, METRIC, SUMMARY, TAG
-from ledger.store.query import And, Comparison, Condition, Config, Field, Metric, Not, Or, pattern_parts
+from ledger.store.projections.query import And, Comparison, Condition, Config, Field, Metric, Not, Or, pattern_parts
+from ledger.store.projections.tables import CONFIG, DATA, METRIC, SUMMARY, TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Select
 
-    from ledger.store.query import Op, Order, Quantity, RunQuery
-    from ledger.store.summary import Value
+    from ledger.store.projections.query import Op, Order, Quantity, RunQuery
+    from ledger.store.projections.summary import Value
 
 ORIGINAL: Final = SUMMARY.alias("original")
 _ID: Final = func.substr(SUMMARY.c.stream, len(run_stream("")) + 1)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from ledger.store.measured import Measured
-    from ledger.store.summary import RunSummary, Value
+    from ledger.store.projections.measured import Measured
+    from ledger.store.projections.summary import RunSummary, Value
 
 Op = Literal["=", "!=", "<", "<=", ">", ">=", "~", "!~"]
 """``~`` is a pattern for the whole text, in which ``*`` stands for any characters; ``!~`` its contrary."""

@@ -25,15 +25,15 @@ from ledger.events import (
     RunStarted,
     TrainingResumed,
 )
-from ledger.store.intake import Logged, Told
-from ledger.store.measured import Measured, measure_one
-from ledger.store.summary import CommittedData, KeptCheckpoint, RunSummary
+from ledger.store.projections.intake import Logged, Told
+from ledger.store.projections.measured import Measured, measure_one
+from ledger.store.projections.summary import CommittedData, KeptCheckpoint, RunSummary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ledger.events import Event
-    from ledger.store.summary import Status, Value
+    from ledger.store.projections.summary import Status, Value
 
 _ENDS: Final[dict[type[Event], Status]] = {
     RunCompleted: "completed",

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ledger.store.base import run_stream
-from ledger.store.intake import MEASURING, take_in
-from ledger.store.projections import fold, measured_again
-from ledger.store.query import (
+from ledger.store.projections.fold import fold, measured_again
+from ledger.store.projections.intake import MEASURING, take_in
+from ledger.store.projections.query import (
     Config,
     Field,
     Metric,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from ledger.codec import Recorded
     from ledger.store.base import Lease
-    from ledger.store.measured import Measured
-    from ledger.store.query import Quantity
-    from ledger.store.summary import CommittedData, KeptCheckpoint, RunSummary, Value
+    from ledger.store.projections.measured import Measured
+    from ledger.store.projections.query import Quantity
+    from ledger.store.projections.summary import CommittedData, KeptCheckpoint, RunSummary, Value
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The projections in an SQL database, as lists and searches ask them; ``sql_keeping`` keeps them up to date."""
+"""The projections in an SQL database, as lists and searches ask them; ``keeping`` keeps them up to date."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import orjson
 from sqlalchemy import and_, false, func, or_, select
 
 from ledger.store.base import run_stream
-from ledger.store.measured import Measured
-from ledger.store.projection_tables import (
+from ledger.store.projections.measured import Measured
+from ledger.store.projections.query import Names, RunQuery, Unended, WrittenCheckpoint, names_ending, shortened
+from ledger.store.projections.sql_query import ORIGINAL, Asking
+from ledger.store.projections.summary import RunSummary
+from ledger.store.projections.tables import (
     CHECKPOINT,
     CHECKPOINT_FILE,
     CONFIG,
     METRIC,
     SUMMARY,
 )
-from ledger.store.query import Names, RunQuery, Unended, WrittenCheckpoint, names_ending, shortened
-from ledger.store.sql_query import ORIGINAL, Asking
-from ledger.store.summary import RunSummary
 from ledger.store.tables import LEASE
 
 if TYPE_CHECKING:
