@@ -108,13 +108,14 @@ def test_nothing_recorded_yet(desk: Desk) -> None:
 
 def test_a_ledger_of_a_newer_schema(recorded: Desk) -> None:
     with sqlite3.connect(recorded.home / ".ledger" / "ledger.db") as database:
+        [known] = database.execute("SELECT version_num FROM ledger_schema").fetchone()
         database.execute("UPDATE ledger_schema SET version_num = '9999'")
     for words in (["ls"], ["show", "run-1"], ["run", "--", "true"]):
         message = refused(recorded, *words, code=4)
         assert "9999" in message
         assert "upgrade" in message
     with sqlite3.connect(recorded.home / ".ledger" / "ledger.db") as database:
-        database.execute("UPDATE ledger_schema SET version_num = '0001'")
+        database.execute("UPDATE ledger_schema SET version_num = ?", (known,))
     assert len(recorded.ledger("ls", "--json").json) == 2
 
 
