@@ -11,7 +11,8 @@
     │   └── ObjectNotFound
     ├── Unavailable                  4  it exists, but cannot be had now
     │   ├── StoreUnavailable
-    │   │   └── SchemaMismatch
+    │   │   ├── SchemaMismatch
+    │   │   └── StoreDamaged         1 from `ledger verify`, which was to find out
     │   ├── DataUnavailable
     │   ├── PluginUnavailable
     │   └── CheckpointUnavailable
@@ -81,6 +82,10 @@ class StoreUnavailable(Unavailable):
 
 class SchemaMismatch(StoreUnavailable):
     """The log has the schema of an older or a newer version of Ledger than this one."""
+
+
+class StoreDamaged(StoreUnavailable):
+    """The database finds that its own files are damaged."""
 
 
 class DataUnavailable(Unavailable):

@@ -23,7 +23,7 @@ def db(session: Session, action: str) -> None:
     \b
     status   which schema they have, what is in them, how large they are
     upgrade  bring a log that an older version of Ledger made up to date
-    rebuild  fold what lists and searches show again from the log
+    rebuild  fold what lists and searches show again from the log, if it is wrong
 
     An upgrade is done whole or not at all, and older versions of Ledger cannot use the log after it: make a copy first.
     """
@@ -75,9 +75,12 @@ def _rebuild(session: Session) -> None:
     from ledger.cli.counter import Counter
 
     with session.reading() as book, Counter() as counter:
-        book.store.rebuild(counter.events)
+        wrong = book.store.rebuild(counter.events)
         runs = len(book.names())
     if session.json:
-        render.json_line({"runs": runs})
+        render.json_line({"runs": runs, "wrong": wrong})
+    elif wrong:
+        tables = ", ".join(f"{render.count(rows, 'row')} of {table}" for table, rows in wrong.items())
+        render.line(f"rebuilt what is shown of {render.count(runs, 'run')}; wrong were {tables}")
     else:
-        render.line(f"rebuilt what is shown of {render.count(runs, 'run')}")
+        render.line(f"nothing was wrong with what is shown of {render.count(runs, 'run')}")

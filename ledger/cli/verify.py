@@ -10,7 +10,7 @@ import click
 
 from ledger.cli import render
 from ledger.cli.options import command, run_argument
-from ledger.errors import NotFound, UsageError
+from ledger.errors import IntegrityError, NotFound, StoreDamaged, UsageError
 
 if TYPE_CHECKING:
     from ledger.cli.session import Session
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 def verify(session: Session, run: str | None, head_file: str | None, key: str | None) -> int:
     """Check that nothing recorded was altered.
 
-    Recomputes the digest of every event, the order and completeness of the log, its seals, and the digest of every
-    object and checkpoint; of one RUN, or of all. It names the first event that is not as it was recorded, and all
-    objects that are not. The log alone cannot show that its end was cut off, or that all of it was written anew:
-    a head that was kept elsewhere can.
+    Recomputes the digest of every event, the order and completeness of the log, its seals, the digest of every object
+    and checkpoint, and compares what lists and searches show with the log; of one RUN, it checks the events, objects
+    and checkpoints. It names the first event that is not as it was recorded, or else all that is wrong besides. The log
+    alone cannot show that its end was cut off, or that all of it was written anew: a head that was kept elsewhere can.
     """
     from ledger.cli.counter import Counter
     from ledger.cli.session import find_run
@@ -42,9 +42,13 @@ def verify(session: Session, run: str | None, head_file: str | None, key: str | 
         raise UsageError("--key is the key of a head, and no head is given", mend="give --head FILE, too")
     head = _read_head(head_file) if head_file else None
     public = _public_key(head, key) if head else None
-    with session.reading() as book, Counter() as counter:
-        run_id = find_run(book, run) if run else None
-        report = check(book, run=run_id, head=head, key=public, processes=os.cpu_count() or 1, progress=counter)
+    try:
+        with session.reading() as book, Counter() as counter:
+            run_id = find_run(book, run) if run else None
+            report = check(book, run=run_id, head=head, key=public, processes=os.cpu_count() or 1, progress=counter)
+    except StoreDamaged as error:
+        # For other commands something that they need is out of reach; here it is the answer.
+        raise IntegrityError(str(error), mend=error.mend) from error
     if session.json:
         render.json_line(_facts(report))
     else:
@@ -77,6 +81,8 @@ def _public_key(head: SignedHead, given: str | None) -> VerifierKey | None:
 def _print(report: Report, head: SignedHead | None) -> None:
     for problem in report.problems:
         render.line(str(problem))
+    for mend in dict.fromkeys(problem.mend for problem in report.problems if problem.mend):
+        render.talk(f"mend: {mend}")
     render.line(render.DOT.join(_parts(report)))
     if report.extended and report.head_signed:
         render.line(f"the log extends the head of {report.extended.size} events, whose signature is good")
@@ -103,7 +109,7 @@ def _parts(report: Report) -> list[str]:
 def _facts(report: Report) -> dict[str, Any]:
     return {
         "ok": not report.problems,
-        "problems": [{"kind": p.kind, "where": p.where, "why": p.why} for p in report.problems],
+        "problems": [{"kind": p.kind, "where": p.where, "why": p.why, "mend": p.mend} for p in report.problems],
         "events": report.events,
         "streams": report.streams,
         "root": report.root.hex() if report.root else None,

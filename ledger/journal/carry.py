@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 from ledger.errors import FencedAttempt, IntegrityError, JournalMoved
 from ledger.events import RunAnnotated
 from ledger.journal.facts import NAMES, FactReader, NamesLost
-from ledger.journal.file import SUFFIX, Damage, Journal, frames
+from ledger.journal.file import SUFFIX, Damage, Journal, frames, sweep
 from ledger.store.base import NO_STREAM, JournalSpan
 
 if TYPE_CHECKING:
@@ -81,12 +81,13 @@ def recover(directory: Path, store: EventStore, codec: Codec, note: Metadata) ->
     A journal whose writer lives is left alone, and so is one whose run is in another log. ``note`` is the metadata of
     what has to be remarked about a run. Raises what the store raises.
     """
+    sweep(directory)
     done: list[Recovered] = []
     for path in sorted(directory.glob("*" + SUFFIX)):
         try:
             journal = Journal.take(path)
         except IntegrityError as error:
-            done.append(Recovered(None, trouble=str(error)))
+            done.append(Recovered(None, trouble=f"{error}: {error.mend}"))
             continue
         if journal is None:
             continue

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"LEDGERJ1"
 SUFFIX: Final = ".journal"
+_UNFINISHED: Final = ".new"
 HEADER: Final = 0
 """The kind of the first frame; ``facts`` has the others."""
 PREFIX: Final = struct.Struct("<IIII")
@@ -77,11 +78,10 @@ class Journal:
         header = Header(new_id(), stream, metadata)
         path = directory / (header.journal + SUFFIX)
         begin = MAGIC + frame(HEADER, orjson.dumps(asdict(header) | {"format": 1}))
-        unfinished = path.with_suffix(".new")
+        unfinished = path.with_suffix(_UNFINISHED)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            fd = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, _ONLY_THE_USER)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fd = _locked_file(unfinished)
             os.write(fd, begin)
             os.fsync(fd)
             unfinished.rename(path)
@@ -228,6 +228,28 @@ def _header(path: Path, content: bytes) -> tuple[Header, int]:
             mend=f"give it its own name back, {header.journal}{SUFFIX}, or move it away",
         )
     return header, begin
+
+
+def sweep(directory: Path) -> None:
+    """Remove what is left of journals whose writers died while they created them: there is nothing in them yet."""
+    for path in directory.glob("*" + _UNFINISHED):
+        with suppress(OSError):  # its writer lives, it is another user's, or somebody else was faster
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(fd)
+
+
+def _locked_file(path: Path) -> int:
+    """A new file, open and locked."""
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, _ONLY_THE_USER)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if path.exists():
+            return fd
+        os.close(fd)  # swept away before it was locked
 
 
 def _unwritable(path: Path, why: str | None) -> StoreUnavailable:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from ledger.codec import Draft, Recorded
+    from ledger.store.projections.checking import Difference
     from ledger.store.projections.query import Projections
     from ledger.store.scan import Scan
 
@@ -86,7 +87,10 @@ class EventStore(Protocol):
         """
 
     def journal_position(self, journal: str) -> int:
-        """How far the log has taken over this journal; 0 for one that it has not heard of."""
+        """How far the log has taken over this journal; 0 for one that it has not heard of.
+
+        Raises ``IntegrityError`` where what is kept about it was changed, as does ``append`` with a span of it.
+        """
 
     def renew_lease(self, stream: str, holder: str, attempt: int, seconds: float) -> None:
         """Say that the attempt's writer lives, and will for ``seconds`` unless it says so again.
@@ -134,10 +138,17 @@ class EventStore(Protocol):
     def projections(self) -> Projections:
         """What is kept beside the log for lists and searches, up to date with every append that has returned."""
 
-    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Throw the projections away and fold them again from the log; appends wait.
+    def differences(self, progress: Callable[[int, int], None] | None = None) -> Iterator[Difference]:
+        """Rows of the projections that are not what the log, folded again, comes to; nothing is changed.
 
-        ``progress`` is told now and then how many events of how many are done.
+        Appends go on meanwhile. ``progress`` is told now and then how many events of how many are done.
+        """
+
+    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> dict[str, int]:
+        """Throw the projections away and fold them again from the log, unless they are sound; appends wait.
+
+        Returns how many rows of each table were wrong. ``progress`` is told now and then how many events of how many
+        are done, of the search for them first.
         """
 
     def scan(self) -> Scan:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ledger.codec import Codec, Draft, Recorded
     from ledger.store.base import JournalSpan
+    from ledger.store.projections.checking import Difference
 
 
 class MemoryStore:
@@ -131,7 +132,11 @@ class MemoryStore:
             head = self._heads.get(stream)
             return (head.version, head.digest) if head else (NO_STREAM, GENESIS)
 
-    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def differences(self, progress: Callable[[int, int], None] | None = None) -> Iterator[Difference]:
+        """See ``EventStore.differences``. Nobody from outside can have changed this process's memory."""
+        return iter(())
+
+    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> dict[str, int]:
         """See ``EventStore.rebuild``."""
         with self._changed:
             self.projections.clear()
@@ -139,6 +144,7 @@ class MemoryStore:
                 self.projections.apply(stream, events, events)
             if progress:
                 progress(len(self._log), len(self._log))
+        return {}
 
     def scan(self) -> MemoryScan:
         """See ``EventStore.scan``."""

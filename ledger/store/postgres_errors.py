@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from ledger.errors import IntegrityError, LedgerError, StoreUnavailable
+from ledger.errors import IntegrityError, LedgerError, StoreDamaged, StoreUnavailable
 
 if TYPE_CHECKING:
     import psycopg
@@ -72,11 +72,12 @@ _MEANINGS: Final = {
     "22P05": ("its encoding cannot hold this text ({error})", "move it to a database with ENCODING 'UTF8'"),
 }
 """By SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html."""
+_DAMAGED: Final = "XX"
 _CLASSES: Final = {
     "08": _LOST,
     "57": ("the server ended the statement ({error})", _WAIT),
     "58": ("the server could not read or write its files ({error})", "look after the server's disks"),
-    "XX": ("the database is damaged ({error})", "put back a copy from before that"),
+    _DAMAGED: ("the database is damaged ({error})", "put back a copy from before that"),
 }
 
 
@@ -96,7 +97,8 @@ def explain(place: str, error: psycopg.Error) -> LedgerError:
         why, mend = _MEANINGS.get(code) or _CLASSES.get(
             code[:2], ("{error}", "the server's own log tells more about it")
         )
-    return StoreUnavailable(f"the log in {place} cannot be used: {why.format(error=words)}", mend=mend)
+    kind = StoreDamaged if code.startswith(_DAMAGED) else StoreUnavailable
+    return kind(f"the log in {place} cannot be used: {why.format(error=words)}", mend=mend)
 
 
 def _sentence(error: psycopg.Error) -> str:

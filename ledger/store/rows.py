@@ -47,7 +47,7 @@ def recorded(columns: Sequence[Any], codec: Codec) -> Recorded:
         type=kind,
         schema_version=version,
         payload=unpack(payload, packed),
-        metadata=_metadata(metadata),
+        metadata=read_metadata(metadata),
         recorded_at=at,
         previous_digest=previous,
         digest=digest,
@@ -56,6 +56,6 @@ def recorded(columns: Sequence[Any], codec: Codec) -> Recorded:
 
 
 @lru_cache(maxsize=256)
-def _metadata(text: str) -> Metadata:
-    """Cached, since all events of a process carry the same."""
+def read_metadata(text: str) -> Metadata:
+    """Who wrote an event. Cached, since all events of a process carry the same."""
     return Metadata(**orjson.loads(text))

@@ -69,6 +69,9 @@ class Scan(Protocol):
     def find(self, event_id: str) -> int | None:
         """Global position of the event with this id."""
 
+    def places(self) -> Sequence[Raw]:
+        """Id of each journal, position of the log in it, and the digest of both (see ``store.places``)."""
+
     def damage(self) -> str | None:
         """What the database finds wrong with its own tables and indexes; None for nothing, or where it cannot tell."""
 
@@ -101,6 +104,10 @@ class MemoryScan:
     def find(self, event_id: str) -> int | None:
         """See ``Scan``."""
         return next((event.global_position for event in self._log if event.event_id == event_id), None)
+
+    def places(self) -> Sequence[Raw]:
+        """See ``Scan``. None of them are rows here."""
+        return []
 
     def damage(self) -> str | None:
         """See ``Scan``."""

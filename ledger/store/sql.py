@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select, update
@@ -10,7 +12,9 @@ from ledger.errors import Conflict, IntegrityError, JournalMoved
 from ledger.store.base import ANY, NO_STREAM, Lease
 from ledger.store.database import open_database
 from ledger.store.head import Head, Link, admit_holder, foreign_event, utc_now
+from ledger.store.places import checked_place, place_digest
 from ledger.store.projections.sql import SqlProjections
+from ledger.store.raw import fetch
 from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
 from ledger.store.rows import recorded, row
 from ledger.store.schema import prepare
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     from ledger.codec import Codec, Draft, Recorded
     from ledger.store.base import JournalSpan
+    from ledger.store.projections.checking import Difference
     from ledger.store.projections.intake import Logged, Told
 
 _BATCH: Final = 256
@@ -154,12 +159,22 @@ class SqlStore:
             row = connection.execute(query).first()
             return Lease(row.holder, row.attempt, row.ends_at - self._database.now(connection)) if row else None
 
-    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """See ``EventStore.rebuild``."""
-        with self._database.writing() as connection:
-            from ledger.store.projections import keeping
+    def differences(self, progress: Callable[[int, int], None] | None = None) -> Iterator[Difference]:
+        """See ``EventStore.differences``."""
+        from ledger.store.projections.checking import differences
 
-            keeping.rebuild(connection, progress)
+        return differences(self._database.reading, progress)
+
+    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> dict[str, int]:
+        """See ``EventStore.rebuild``."""
+        from ledger.store.projections import keeping
+        from ledger.store.projections.checking import differences
+
+        with self._database.writing() as connection:
+            wrong = Counter(found.table for found in differences(lambda: nullcontext(connection), progress))
+            if wrong:
+                keeping.rebuild(connection, progress)
+        return dict(wrong)
 
     def scan(self) -> SqlScan:
         """See ``EventStore.scan``."""
@@ -306,19 +321,21 @@ def _extension(head: Head, drafts: Iterable[Draft], expected_version: int) -> _E
 
 
 def _position_of(connection: Connection, journal: str) -> int | None:
-    query = select(JOURNAL_POSITION.c.position).where(JOURNAL_POSITION.c.journal == journal)
-    return connection.execute(query).scalar()
+    here = JOURNAL_POSITION.c.journal == journal
+    rows = fetch(connection, select(JOURNAL_POSITION.c.position, JOURNAL_POSITION.c.digest).where(here))
+    return checked_place(journal, *rows[0]) if rows else None
 
 
 def _move_journal(connection: Connection, span: JournalSpan) -> None:
     stands = _position_of(connection, span.journal)
     if (stands or 0) != span.start:
         raise JournalMoved(span.journal, stands or 0)
+    place = {"position": span.end, "digest": place_digest(span.journal, span.end)}
     if stands is None:
-        connection.execute(insert(JOURNAL_POSITION).values(journal=span.journal, position=span.end))
+        connection.execute(insert(JOURNAL_POSITION).values(journal=span.journal, **place))
     else:
         here = JOURNAL_POSITION.c.journal == span.journal
-        connection.execute(update(JOURNAL_POSITION).where(here).values(position=span.end))
+        connection.execute(update(JOURNAL_POSITION).where(here).values(**place))
 
 
 # The end of the log and, where there is a stream of this name, its head: one row in any case.

@@ -15,7 +15,7 @@ from sqlalchemy import URL, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from ledger.errors import IntegrityError, LedgerError, StoreUnavailable, UsageError
+from ledger.errors import IntegrityError, LedgerError, StoreDamaged, StoreUnavailable, UsageError
 from ledger.store.database import COLUMNS
 from ledger.store.forks import ForkGate
 
@@ -234,7 +234,8 @@ def _explain(path: Path, error: sqlite3.DatabaseError) -> LedgerError:
         why, mend = _MEANINGS.get(
             code, ("{error}", "check that the file is a ledger, whole and not in use by another program")
         )
-    return StoreUnavailable(f"the log at {path} cannot be used: {why.format(error=error)}", mend=mend)
+    kind = StoreDamaged if code == sqlite3.SQLITE_CORRUPT else StoreUnavailable
+    return kind(f"the log at {path} cannot be used: {why.format(error=error)}", mend=mend)
 
 
 def _why_not_opened(path: Path) -> tuple[str, str]:

@@ -75,8 +75,12 @@ JOURNAL_POSITION: Final = Table(
     METADATA,
     Column("journal", _TEXT, primary_key=True),
     _column("position", _BIG),
+    _column("digest"),
 )
-"""How far each writer's journal has been taken over, moved in the transaction that appends what it held."""
+"""How far each writer's journal has been taken over, moved in the transaction that appends what it held.
+
+No event says so as well: ``digest`` (see ``places``) is how a change is seen.
+"""
 
 LEASE: Final = Table(
     "lease",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from ledger.errors import NotFound, UsageError
@@ -57,12 +58,14 @@ def make_key(path: Path) -> SigningKey:
     private = Ed25519PrivateKey.generate()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     content = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    public_file(path).write_bytes(public)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as beside:
+        ours, theirs = Path(beside, "private"), Path(beside, "public")
+        _write_through(ours, content, 0o600)
+        _write_through(theirs, public, 0o644)
+        os.link(ours, path)  # whole from the first moment and, unlike a renamed file, never in another's place
+        theirs.replace(public_file(path))
+    _sync_directory(path.parent)
     return SigningKey(private)
 
 
@@ -120,6 +123,21 @@ def _public_bytes(path: Path, content: bytes) -> bytes:
     if not isinstance(public, Ed25519PublicKey):
         raise UsageError(f"the key in {path} is of another kind than Ed25519", mend=_GIVE)
     return public.public_bytes_raw()
+
+
+def _write_through(path: Path, content: bytes, mode: int) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> bytes:

@@ -22,6 +22,7 @@ Kind = Literal[
     "gap",
     "event missing",
     "index altered",
+    "list altered",
     "database damaged",
     "seal broken",
     "head not extended",
@@ -40,6 +41,8 @@ class Problem:
     where: str
     """The event, object or checkpoint."""
     why: str
+    mend: str | None = None
+    """What can be done about it; None where only the owner of the ledger can tell."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.where}: {self.why}"
@@ -62,12 +65,12 @@ def diagnose(scan: Scan, row: Row, end: End) -> Problem:
     if row.position == position:
         return Problem(
             "payload altered",
-            f"event at position {end.position} of {_shown(row.stream)}",
+            f"event at position {end.position} of {shown(row.stream)}",
             f"it and its digest were replaced: {where} was recorded after another one",
         )
     if row.position > position and not any(other.position == position for other in _stream(scan, row.stream)):
         gone = f"{position}" if row.position == position + 1 else f"{position} … {row.position - 1}"
-        return Problem("event missing", f"position {gone} of {_shown(row.stream)}", f"{where} comes next")
+        return Problem("event missing", f"position {gone} of {shown(row.stream)}", f"{where} comes next")
     return Problem("order changed", where, f"it stands where position {position} of its stream belongs")
 
 
@@ -78,7 +81,7 @@ def forged(row: Row) -> Problem:
 
 def name(row: Row) -> str:
     """An event, as a message names it."""
-    return f"event {row.global_position} ({_shown(row.type)}, position {_shown(row.position)} of {_shown(row.stream)})"
+    return f"event {row.global_position} ({shown(row.type)}, position {shown(row.position)} of {shown(row.stream)})"
 
 
 def _altered(scan: Scan, row: Row, position: int, previous: str, where: str) -> Problem:
@@ -111,6 +114,6 @@ def _stream(scan: Scan, stream: str) -> Iterator[Row]:
         after = rows[-1].position
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A column's value, which may be anything, in a few safe characters."""
     return ascii(value)[1:41].rstrip("'\"") if isinstance(value, str) else ascii(value)[:40]

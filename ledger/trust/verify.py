@@ -1,4 +1,4 @@
-"""The whole check: events, seals, a head that was kept elsewhere, objects and checkpoints."""
+"""The whole check: events, seals, a head that was kept elsewhere, objects and checkpoints, lists."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ledger.trust.merkle import verify_consistency
 from ledger.trust.problem import Problem, diagnose, forged
 from ledger.trust.seal import broken_seal, origin_of, read_seal
 from ledger.trust.survey import stale, survey
+from ledger.trust.tables import altered_lists, altered_places
 from ledger.trust.tree import CHUNK
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Report:
     seconds: float = 0.0
     """That the events took."""
     problems: list[Problem] = field(default_factory=list)
-    """The first that is wrong with the log, or else all that is wrong with what lies outside it."""
+    """The first that is wrong with the log, or else all that is wrong with what lies outside it and beside it."""
 
     @property
     def events_per_second(self) -> float:
@@ -82,7 +83,7 @@ def verify(
     signed by; without one its signature is not looked at. ``progress`` is told what is being checked, how many of
     them are done, and how many there are. More than one of ``processes`` need a main module that may be imported
     again, as ``multiprocessing`` says. Raises ``UsageError`` for a head together with a run, ``IntegrityError`` for a
-    head with another signature.
+    head with another signature, ``StoreDamaged`` where the database cannot be read for damage of its own.
     """
     if run is not None and head is not None:
         raise UsageError("a head is about the whole log, not about one run", mend="leave out the run, or the head")
@@ -97,7 +98,11 @@ def verify(
     else:
         kept = _stream(book.store.scan(), run_stream(run), report, tell)
     if not report.problems:
-        _contents(book, Contents.of((row for row in kept if row.type in TYPES), book.codec), report, tell)
+        contents = Contents.of((row for row in kept if row.type in TYPES), book.codec)
+        _contents(book, contents, report, tell)
+        if run is None and not contents.problems:
+            report.problems += altered_places(book.store.scan())
+            report.problems += altered_lists(book.store, lambda *count: tell("lists", *count))
     return report
 
 

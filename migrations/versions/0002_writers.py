@@ -18,6 +18,7 @@ def upgrade() -> None:
         "journal_position",
         sa.Column("journal", TEXT, primary_key=True),
         sa.Column("position", BIG, nullable=False),
+        sa.Column("digest", TEXT, nullable=False),
     )
     op.create_table(
         "lease",

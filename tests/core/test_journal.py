@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ from ledger.errors import FencedAttempt, IntegrityError, JournalMoved, StoreUnav
 from ledger.events import MetricsLogged, RunAnnotated, TrainingResumed
 from ledger.journal.carry import carry, recover
 from ledger.journal.facts import FactReader, RowWriter, fact_frame
-from ledger.journal.file import MAGIC, Damage, Journal, frame, frames
+from ledger.journal.file import MAGIC, Damage, Journal, frame, frames, sweep
 from ledger.record.run import start_run
 from ledger.record.writer import Writer
 from ledger.store.base import run_stream
@@ -245,6 +247,35 @@ def test_a_dead_writers_journal_is_taken_over_and_gone(journal: Journal, store: 
     assert [r.type for r in store.read(STREAM)] == ["run.started", "metrics.logged"]
     assert list(store.read(STREAM))[1].metadata == METADATA
     assert recover(journal.path.parent, store, CODEC, NOTE) == []
+
+
+def test_what_a_killed_creator_left_is_removed_once_nobody_holds_it(journal: Journal, store: MemoryStore) -> None:
+    left, held = (journal.path.with_name(f"{name}.new") for name in ("left", "held"))
+    left.write_bytes(MAGIC)
+    with held.open("wb") as creator:
+        fcntl.flock(creator, fcntl.LOCK_EX)
+        assert recover(journal.path.parent, store, CODEC, NOTE) == []
+        assert (left.exists(), held.exists()) == (False, True)
+    assert recover(journal.path.parent, store, CODEC, NOTE) == []
+    assert not held.exists()
+    assert journal.path.exists()
+
+
+def test_a_journal_swept_away_before_it_is_locked_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, swept = fcntl.flock, []
+
+    def late(fd: int, operation: int) -> None:
+        if not swept and operation == fcntl.LOCK_EX:
+            swept.extend(tmp_path.glob("*.new"))
+            sweep(tmp_path)
+        locked(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with closing(Journal.create(tmp_path, STREAM, METADATA)) as journal:
+        assert len(swept) == 1
+        assert list(tmp_path.iterdir()) == [journal.path]
 
 
 def test_the_journal_of_a_run_of_another_log_is_left_alone(journal: Journal) -> None:

@@ -176,7 +176,8 @@ def test_the_documented_writer_may_record_and_change_nothing(pg_server: Server, 
         writer.append(name, [draft(str(n)) for n in range(3)], span=JournalSpan(journal, 0, 1))
         writer.append(name, [draft("more")], span=JournalSpan(journal, 1, 2))
         assert len(list(writer.read(name))) == 4
-        writer.rebuild()
+        run_sql(pg_server, store.url, "INSERT INTO run_tag VALUES ('run-x', 'never given')")
+        assert writer.rebuild() == {"run_tag": 1}
     for statement in (
         "UPDATE event SET payload = ''",
         "DELETE FROM event",

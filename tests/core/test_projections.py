@@ -30,6 +30,8 @@ from ledger.read.lineage import origin
 from ledger.read.state import fold
 from ledger.store import open_store
 from ledger.store.base import run_stream
+from ledger.store.projections import history
+from ledger.store.projections.keeping import rebuild
 from ledger.store.projections.query import (
     FIELDS,
     And,
@@ -42,6 +44,7 @@ from ledger.store.projections.query import (
     Order,
     RunQuery,
 )
+from ledger.store.sql import SqlStore
 from ledger.testing.builders import logged, resumed, run_started
 from ledger.testing.ledgers import fill
 from tests import postgres
@@ -194,9 +197,13 @@ def test_every_store_keeps_the_same_and_a_rebuild_brings_it_back(
             store.append(stream, left[:size])
             left = left[size:]
         pictures.append(picture(store, stream))
-        store.rebuild()
-        pictures.append(picture(store, stream))
-    assert pictures[1:] == [pictures[0]] * 5
+        assert list(store.differences()) == []
+        assert store.rebuild() == {}
+        if isinstance(store, SqlStore):
+            with store._database.writing() as connection:
+                rebuild(connection)
+            pictures.append(picture(store, stream))
+    assert pictures[1:] == [pictures[0]] * 4
     assert pictures[0][-1] == begun
 
 
@@ -320,7 +327,7 @@ def test_a_payload_that_nobody_can_read_is_kept_and_looked_over(store: EventStor
     for kind in (METRICS, "run.completed"):
         for payload in (b"{}", b"[]", b'{"step":1,"time":2,"values":3}'):
             store.append(stream, [Draft(new_id(), kind, 1, payload, metadata)])
-    store.rebuild()
+    assert store.rebuild() == {}
     assert store.projections.metrics([stream])[stream]["loss"].points == 1
     assert store.head(stream)[0] == 7
 
@@ -332,6 +339,70 @@ def test_a_rebuild_tells_how_far_it_is(store: EventStore) -> None:
     store.rebuild(lambda done, total: heard.append((done, total)))
     assert heard[-1] == (6, 6)
     assert len(store.projections.runs(RunQuery())) == 3
+
+
+CHANGES = {
+    "UPDATE run_summary SET status = 'running'": ("run_summary", (), "status"),
+    "UPDATE run_metric SET lowest = 0.25 WHERE name = 'loss'": ("run_metric", ("loss",), "lowest"),
+    "UPDATE run_config SET number = 1e30 WHERE path = 'a.lr'": ("run_config", ("a.lr",), "number"),
+    "UPDATE run_checkpoint SET uri = 'file:///elsewhere'": ("run_checkpoint", (6,), "uri"),
+    "UPDATE run_checkpoint_file SET digest = 'x' WHERE path = 'a'": ("run_checkpoint_file", (6, "a"), "digest"),
+    "DELETE FROM run_data": ("run_data", ("corpus",), None),
+    "DELETE FROM run_summary": ("run_summary", (), None),
+    "INSERT INTO run_tag VALUES ('run-zzz', 'best')": ("run_tag", ("best",), None),
+    "INSERT INTO run_tag VALUES ('', 'best')": ("run_tag", ("best",), None),
+    "INSERT INTO run_checkpoint_file VALUES (77, 'a', 'x')": ("run_checkpoint_file", (77, "a"), None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_row_that_was_changed_is_found_and_folded_again(
+    request: pytest.FixtureRequest, tmp_path: Any, change: str
+) -> None:
+    of = (
+        ConfigResolved(config={"a": {"lr": 0.5}}, digest=""),
+        data("corpus", "c1"),
+        logged({1: {"loss": 2.0, "acc": math.nan}}),
+        checkpoint(1),
+        RunCompleted(step=1),
+    )
+    for url in (f"sqlite:///{tmp_path}/ledger.db", request.getfixturevalue("pg_url")):
+        with closing(SqlStore(url, CODEC)) as store:
+            append_other(store)
+            stream = begin(store, *of, tags=("t",))
+            before = picture(store, stream)
+            with store._database.writing() as connection:
+                connection.exec_driver_sql(change)
+            [found] = store.differences()
+            table, row, column = CHANGES[change]
+            assert (found.table, found.row) == (table, row)
+            assert found.stream in (stream, "run-zzz", "", None)
+            if column:
+                assert found.held is not None
+                assert found.folded is not None
+                assert [name for name, value in found.folded.items() if found.held[name] != value] == [column]
+            assert store.rebuild() == {table: 1}
+            assert picture(store, stream) == before
+            assert store.rebuild() == {}
+
+
+def append_other(store: EventStore) -> None:
+    """A stream that is no run's, though there is something of a run in it."""
+    store.append("plugin", drafts([(RunAnnotated(text=""), None)], attempts=True))
+
+
+def test_many_runs_are_compared_part_by_part(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "_STREAMS", 3)
+    with closing(SqlStore(f"sqlite:///{tmp_path}/ledger.db", CODEC)) as store:
+        streams = sorted(begin(store, logged({1: {"loss": 2.0}})) for _ in range(9))
+        heard: list[tuple[int, int]] = []
+        assert list(store.differences(lambda done, total: heard.append((done, total)))) == []
+        assert heard == [(6, 18), (12, 18), (18, 18), (18, 18)]
+        with store._database.writing() as connection:
+            connection.exec_driver_sql("UPDATE run_metric SET last = 3")
+        assert [(found.table, found.stream) for found in store.differences()] == [("run_metric", s) for s in streams]
+        assert store.rebuild() == {"run_metric": 9}
+        assert list(store.differences()) == []
 
 
 # --- questions --------------------------------------------------------------------------------------------------

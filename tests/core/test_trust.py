@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ from ledger.events import (
 )
 from ledger.record.facts import written_artifact
 from ledger.settings import in_memory
-from ledger.store.base import LEDGER_STREAM, run_stream
+from ledger.store.base import LEDGER_STREAM, JournalSpan, run_stream
 from ledger.store.packing import unpack
 from ledger.store.scan import Row
 from ledger.testing.builders import run_started
@@ -130,7 +131,7 @@ def test_a_sound_ledger_is_found_sound(book: Book) -> None:
     assert (report.events, report.streams, report.seals, report.checkpoints) == (size, 2, 0, 1)
     assert report.objects
     assert report.objects > 2
-    assert {what for what, done, total in seen if done == total} == {"events", "objects", "checkpoints"}
+    assert {what for what, done, total in seen if done == total} == {"events", "objects", "checkpoints", "lists"}
     assert report.root == root([leaf_hash(bytes.fromhex(row.digest)) for row in rows(book)])
 
 
@@ -333,6 +334,41 @@ def test_an_end_that_was_cut_off(book: Book) -> None:
 def test_an_index_that_was_changed(book: Book, change: str) -> None:
     tamper(book, change)
     assert problem(verify(book)).startswith("index altered: ")
+
+
+def test_lists_that_were_changed_are_named_run_by_run(book: Book) -> None:
+    one, two = (run_stream(book.find(name)) for name in ("run-1", "run-2"))
+    tamper(
+        book,
+        "UPDATE run_metric SET highest = 9.5",
+        f"UPDATE run_summary SET status = CAST(x'72ff' AS TEXT) WHERE stream = '{two}'",
+        f"INSERT INTO run_tag VALUES ('{two}', 'best'), ('{two}', 'better')",
+    )
+    report = verify(book)
+    assert [str(problem) for problem in report.problems] == [
+        f"list altered: run_summary of {two}: status is r\\udcff, and the log says completed",
+        f"list altered: run_tag of {two}, best: nothing in the log says so; 1 more of its rows are wrong",
+        f"list altered: run_metric of {one}, loss: highest is 9.5, and the log says 0.3333333333333333",
+    ]
+    assert {problem.mend for problem in report.problems} == {"`ledger db rebuild` folds the lists again from the log"}
+    assert report.objects, "what lies outside the log is checked all the same"
+    assert verify(book, run=two.removeprefix("run-")).problems == []
+
+
+@pytest.mark.parametrize("value", ["position + 1", "'many'", "x'00'"])
+def test_a_changed_place_in_a_journal_is_found_and_never_used(book: Book, value: str) -> None:
+    stream, journal = run_stream(book.find("run-1")), new_id()
+    book.store.append(stream, [], span=JournalSpan(journal, 0, 100))
+    assert verify(book).problems == []
+    tamper(book, f"UPDATE journal_position SET position = {value}")
+    assert problem(verify(book)).startswith(f"index altered: journal_position of {journal}: ")
+    for use in (
+        lambda: book.store.journal_position(journal),
+        lambda: book.store.append(stream, [], span=JournalSpan(journal, 100, 200)),
+    ):
+        with pytest.raises(IntegrityError, match=journal) as refused:
+            use()
+        assert "copy" in str(refused.value.mend)
 
 
 def test_an_event_that_was_replaced_with_its_digest(book: Book) -> None:
@@ -759,6 +795,20 @@ def test_a_key_of_ones_own(tmp_path: Path) -> None:
     assert load_public(str(tmp_path / "vkey"), "ignored") == key
     with pytest.raises(FileExistsError):
         make_key(file)
+    assert load_key(file).public == made.public
+    assert sorted(path.name for path in file.parent.iterdir()) == ["seal.key", "seal.pub"]
+
+
+def test_a_key_that_cannot_be_written_whole_is_not_there_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="space"):
+        make_key(tmp_path / "seal.key")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_key_files_that_are_none(tmp_path: Path) -> None:

@@ -112,6 +112,31 @@ def test_an_object_that_was_changed_is_named(desk: Desk) -> None:
     assert f"object altered: object {file.parent.name}{file.name}" in desk.ledger("verify", code=1).out
 
 
+def test_a_list_that_was_changed_is_named_and_folded_again(desk: Desk) -> None:
+    sql(desk, "UPDATE run_metric SET last = 0.5", "UPDATE run_summary SET status = 'failed'")
+    done = desk.ledger("verify", code=1)
+    assert [line.partition(" of ")[0] for line in done.out.splitlines()[:2]] == [
+        "list altered: run_summary",
+        "list altered: run_metric",
+    ]
+    assert done.err.count("ledger db rebuild") == 1
+    assert "wrong were 1 row of run_summary, 1 row of run_metric" in desk.ledger("db", "rebuild").out
+    assert desk.ledger("verify").out.startswith("ok")
+    assert desk.ledger("db", "rebuild", "--json").json == [{"runs": 1, "wrong": {}}]
+
+
+def test_a_damaged_database_file_is_the_answer_of_verify(desk: Desk) -> None:
+    file = desk.home / ".ledger" / "ledger.db"
+    sql(desk, "PRAGMA wal_checkpoint(TRUNCATE)")
+    pages = file.read_bytes()
+    file.write_bytes(pages[:4096] + bytes(len(pages) - 4096))
+    done = desk.ledger("verify", code=1)
+    assert "the file is damaged" in done.err
+    assert "mend: put a copy" in done.err
+    assert done.out == ""
+    assert "the file is damaged" in desk.ledger("ls", code=4).err
+
+
 def test_a_log_started_anew_is_not_the_one_that_was_sealed(desk: Desk, tmp_path: Path) -> None:
     head = tmp_path / "head.txt"
     head.write_text(desk.ledger("seal").out)

@@ -117,13 +117,9 @@ class Place:
             assert not told - found, "acknowledged facts are lost"
             assert not [fact for fact, times in found.items() if times > 1], "facts are there twice"
             assert len(found - told) <= in_flight, "facts are there that were never logged"
-            report = verify(book)
-            assert report.problems == []
+            assert verify(book).problems == []
             assert trouble or [r.trouble for r in book.recovered if r.trouble] == []
-            assert trouble or not [p for p in book.settings.journals.glob("*") if p.suffix != ".new"]
-            lists = projections(book)
-            book.store.rebuild()
-            assert projections(book) == lists, "the lists are not what the log says"
+            assert trouble or not [*book.settings.journals.glob("*")]
         return found
 
 
