@@ -50,9 +50,10 @@ def _key(file: Path | None) -> SigningKey:
     if file:
         return load_key(file)
     own = own_key_file(os.environ)
-    if own.exists():
+    try:
+        key = make_key(own)
+    except FileExistsError:
         return load_key(own)
-    key = make_key(own)
     render.talk(f"made a new key, yours alone: {own}")
     render.talk(f"give its public key to those who check: {public_file(own)}")
     return key
