@@ -1,0 +1,1 @@
+"""The contestants; ``contestant.MODULES`` lists them."""
