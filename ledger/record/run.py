@@ -108,7 +108,7 @@ class Run:
     def log(self, metrics: Mapping[str, SupportsFloat], step: float | None = None) -> None:
         """Record values of metrics at ``step``; without one, at the step after the last.
 
-        What has been logged survives SIGKILL when this returns, and is in the log half a second later. NaN and
+        What has been logged survives SIGKILL when this returns, and is in the log within two seconds. NaN and
         infinities are kept; NumPy scalars and tensors with one element are accepted. Raises ``UsageError`` for what is
         no number, ``FencedAttempt`` where a newer attempt has taken over the run.
         """

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from ledger.events import Event
     from ledger.store.base import JournalSpan
 
-_INTERVAL_S: Final = 0.5
+_SOON_S: Final = 0.5
+_LATER_S: Final = 2.0
+_SLOWING: Final = 0.05
+"""Between two carries: somebody looks at a run that has just begun; a long one must cost its training nothing."""
 _LARGE: Final = 64 << 20
 """A journal of this many bytes, all of them in the log, makes room for a fresh one."""
 
@@ -175,7 +178,8 @@ class Writer:
     # --- from the journal to the log --------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._wake.wait(_INTERVAL_S):
+        began = time.monotonic()
+        while not self._wake.wait(min(max((time.monotonic() - began) * _SLOWING, _SOON_S), _LATER_S)):
             try:
                 self.flush()
             except FencedAttempt:
