@@ -12,6 +12,9 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 Verdict = Literal["identical", "within-tolerance", "diverged", "not-replayable"]
+Trigger = Literal["steps", "minutes", "best", "last", "interruption"]
+"""Why a checkpoint was written. Only ``steps``, ``best`` and ``last`` come again at the same step in a replay."""
+DeviceKind = Literal["cpu", "gpu"]
 
 
 class Fact(BaseModel):
@@ -43,9 +46,15 @@ class Process(Fact):
 
 
 class World(Fact):
-    """How many processes train together."""
+    """The processes that train together, and what launched them."""
 
     processes: int = 1
+    """Of all nodes together."""
+    nodes: int = 1
+    launcher: str = ""
+    """``torchrun``, ``deepspeed``; empty where the one process is started directly."""
+    options: tuple[str, ...] = ()
+    """Further words for the launcher, as the user gave them: ``--max-restarts=3``."""
 
 
 class FileDigest(Fact):
@@ -91,7 +100,10 @@ class Stored(Fact):
     """Of the manifest, and so of every name and byte."""
     bytes: int
     stored_bytes: int
+    """What this checkpoint added to its store, after deduplication and compression."""
     files: tuple[FileDigest, ...]
+    bases: tuple[str, ...] = ()
+    """Digests of the checkpoints that some of its content is stored as the difference to."""
 
 
 class Check(Fact):
@@ -178,6 +190,12 @@ class EnvironmentCaptured(Event):
     """Builds and versions below the packages: CUDA, cuDNN, NCCL, BLAS …"""
     determinism: dict[str, Any] = {}
     """Whatever decides bits: thread counts, deterministic flags, instruction sets, autocast type."""
+    topology: dict[str, Any] = {}
+    """How the processes train together.
+
+    ``engine``, ``backend``, ``mesh`` (size of each dimension by name, outermost first) and ``ranks``, a list
+    by rank of ``coordinates`` (by dimension), ``device``, ``host`` and ``threads``.
+    """
     variables: dict[str, str] = {}
     """Environment variables that matter to training, secrets withheld."""
     failures: dict[str, str] = {}
@@ -219,6 +237,9 @@ class TrainingResumed(Event):
     uri: str | None
     skipped: tuple[str, ...] = ()
     """Newer checkpoints that were not whole, each with what was wrong."""
+    world: World | None = None
+    """Where other processes go on than those that the run was started with; what they train is then not promised to be
+    bit for bit what those would have trained."""
     process: Process
 
 
@@ -242,7 +263,9 @@ class ParametersFingerprinted(Event):
     parameters: str
     optimizer: str | None = None
     tensors: dict[str, str] = {}
-    """Digest of each parameter by name."""
+    """Digest of each parameter and buffer by name; of each shard by ``name[offset,…]`` where it is sharded."""
+    shards: dict[str, str] = {}
+    """Digest of all that each rank holds, by rank as text; empty where one process holds everything."""
 
 
 class CheckpointWritten(Event, Stored):
@@ -258,6 +281,9 @@ class CheckpointWritten(Event, Stored):
     metrics: dict[str, float] = {}
     holds: tuple[str, ...] = ()
     """What the state holds: model, optimizer, scheduler, rng.torch, data position …"""
+    trigger: Trigger = "steps"
+    processes: int = 1
+    """How many processes trained together: with another number a resumed training is not bit for bit the same."""
 
 
 class CheckpointDeleted(Event):
@@ -286,6 +312,29 @@ class ConsoleCaptured(Event):
     type: ClassVar[str] = "console.captured"
     digest: str
     bytes: int
+
+
+class GpuTimeUsed(Event):
+    """Time for which one rank held one device; of a CPU it is recorded as such and never counted as GPU time."""
+
+    type: ClassVar[str] = "gpu_time.used"
+    durable: ClassVar[bool] = False
+    started_at: float
+    seconds: float
+    """Wall time for which the device was held since ``started_at``."""
+    step: float | None = None
+    """The last step that was made in this time; None before the first."""
+    kind: DeviceKind
+    index: int
+    """Of the device on its host."""
+    model: str
+    uuid: str | None = None
+    host: str
+    utilisation: float | None = None
+    """Mean share of the time in which the device computed, in [0, 1]; None where that cannot be measured."""
+    memory_bytes: int | None = None
+    """Most memory that was in use on the device by this process."""
+    energy_joules: float | None = None
 
 
 class RunCompleted(Event):
@@ -330,6 +379,8 @@ class ReplayCompared(Event):
     """What differs between the two environments, most important first."""
     reasons: tuple[str, ...] = ()
     """Why the run is not replayable."""
+    segment: tuple[float | None, float | None] | None = None
+    """Of a replay of a part: the step of the checkpoint it went on from, and the last step it was compared to."""
 
 
 class RunAnnotated(Event):
@@ -377,6 +428,7 @@ CORE_EVENTS: Final[tuple[type[Event], ...]] = (
     CheckpointDeleted,
     ArtifactWritten,
     ConsoleCaptured,
+    GpuTimeUsed,
     RunCompleted,
     RunFailed,
     RunInterrupted,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ledger.codec import Recorded
@@ -57,6 +57,16 @@ class DataSource(Protocol):
         """Whether ``fetch`` would succeed, without moving the data."""
 
 
+@dataclass(frozen=True)
+class Garbage:
+    """Something in a store that nothing refers to."""
+
+    path: str
+    """Relative to the store."""
+    bytes: int
+    reason: str
+
+
 @runtime_checkable
 class CheckpointStore(Protocol):
     """A place for checkpoints. Called by rank 0 only, in this order: ``write`` … ``list`` … ``read`` … ``delete``.
@@ -64,11 +74,12 @@ class CheckpointStore(Protocol):
     All operations verify by digest and are idempotent. A checkpoint is visible either whole or not at all.
     """
 
-    def write(self, directory: Path, key: str) -> Stored:
+    def write(self, directory: Path, key: str, base: Stored | None = None) -> Stored:
         """Store all files of ``directory`` under ``key``, durably, and read them back before returning.
 
         ``key`` is relative, its segments plain names. Writing the same content again returns the same ``Stored``;
-        other content under a key that is taken raises ``Conflict``.
+        other content under a key that is taken raises ``Conflict``. Where a ``base`` is given, content may be stored
+        as the difference to that checkpoint of the same store, which must then be kept: ``bases`` names it.
         """
 
     def read(self, stored: Stored, dest: Path) -> None:
@@ -82,7 +93,13 @@ class CheckpointStore(Protocol):
         """The whole checkpoints below ``prefix``, by key."""
 
     def delete(self, stored: Stored) -> None:
-        """Remove the checkpoint; one that is gone already is fine."""
+        """Remove the checkpoint, and of its content what no other checkpoint needs; one that is gone is fine."""
+
+    def sweep(self, *, dry: bool) -> Iterator[Garbage]:
+        """What no checkpoint needs: unfinished writes and content left over; removed unless ``dry``.
+
+        Nothing that a writer at work may still refer to is touched, whatever process or host it runs in.
+        """
 
 
 @runtime_checkable
@@ -95,8 +112,14 @@ class Engine(Protocol):
     def evaluate(self, batch: Any) -> dict[str, float]:
         """Metrics of the global batch, without gradients and without moving any random state."""
 
-    def save(self, directory: Path) -> None:
-        """Write the state of model, optimizer and schedule into ``directory``; a collective."""
+    def save(self, directory: Path) -> Callable[[], None]:
+        """Take the state of model, optimizer and schedule as it is now; what is returned writes it.
+
+        A collective. Each rank calls what it got once, from any thread and while training goes on: it writes this
+        rank's files into ``directory``, which all ranks see, and makes no collective call. Until it has returned
+        ``save`` is not called again, so that buffers can be reused. An engine that can only write at once does so
+        and returns a function that does nothing.
+        """
 
     def load(self, directory: Path) -> None:
         """Restore what ``save`` wrote, bit for bit; a collective."""
@@ -156,6 +179,12 @@ class Trainer(Protocol):
 
     def resolve(self, path: Path, overrides: Sequence[str]) -> Recipe:
         """Read and validate a recipe with ``key=value`` overrides applied; raises ``InvalidRecipe``."""
+
+    def resize(self, config: Mapping[str, Any], processes: int) -> Recipe:
+        """The recipe of a recorded configuration for another number of processes, in all else the same.
+
+        Raises ``InvalidRecipe`` where it cannot be shared out among so many.
+        """
 
     def samples(self, config: Mapping[str, Any], data: Mapping[str, Path], step: int) -> list[list[int]]:
         """Identifiers of the training samples that each rank read for ``step``, from the data fetched to ``data``."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType, TracebackType
 
-    from ledger.events import Event
+    from ledger.events import Event, Trigger
     from ledger.read.state import RunState
 
 
@@ -133,10 +133,17 @@ class Run:
         parameters: str,
         optimizer: str | None = None,
         tensors: Mapping[str, str] | None = None,
+        shards: Mapping[str, str] | None = None,
     ) -> None:
         """Record digests of the model's parameters and of the optimizer's state at ``step``."""
         self._writer.append(
-            ParametersFingerprinted(step=step, parameters=parameters, optimizer=optimizer, tensors=dict(tensors or {}))
+            ParametersFingerprinted(
+                step=step,
+                parameters=parameters,
+                optimizer=optimizer,
+                tensors=dict(tensors or {}),
+                shards=dict(shards or {}),
+            )
         )
 
     def checkpoint(
@@ -148,8 +155,12 @@ class Run:
         name: str | None = None,
         best: bool = False,
         holds: Sequence[str] = (),
+        trigger: Trigger = "steps",
+        base: CheckpointWritten | None = None,
     ) -> CheckpointWritten:
         """Store a checkpoint, a directory or a single file; it is a fact once it is durable and was read back.
+
+        ``base`` is an earlier one that it may be stored as the difference to.
 
         Everything logged before is in the log before it. Raises what the checkpoint store raises.
         """
@@ -161,7 +172,7 @@ class Run:
             source = Path(directory)
             if source.is_file():
                 source = Path(shutil.copy2(source, alone)).parent
-            stored = self._book.checkpoints().write(source, key)
+            stored = self._book.checkpoints().write(source, key, base)
         written = CheckpointWritten(
             **stored.model_dump(),
             step=step,
@@ -171,6 +182,8 @@ class Run:
             seconds=time.monotonic() - began,
             metrics={metric: _number(metric, value) for metric, value in (metrics or {}).items()},
             holds=tuple(holds),
+            trigger=trigger,
+            processes=int(os.environ.get("WORLD_SIZE", "1")),
         )
         self._writer.append(written)
         self._kept.append(written)

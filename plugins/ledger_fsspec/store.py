@@ -58,7 +58,7 @@ class FsspecStore:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
 
-    def write(self, directory: Path, key: str) -> Stored:
+    def write(self, directory: Path, key: str, base: Stored | None = None) -> Stored:
         """See ``CheckpointStore``; ``manifest.json`` at the top of ``directory`` is a reserved name."""
         _guard(key)
         if f"{directory.absolute().as_uri()}/".startswith(f"{self._shelf.uri}/{quote(key)}/"):

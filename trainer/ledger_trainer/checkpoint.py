@@ -42,7 +42,7 @@ def save(directory: Path, engine: Engine, *, step: int, seed: int, rank: int) ->
     buffer = io.BytesIO()
     torch.save(canonical(capture_random_state()), buffer)
     states = ranks.gather(buffer.getvalue())
-    engine.save(directory)
+    engine.save(directory)()
     if rank == 0:
         for k, state in enumerate(states):
             (directory / f"rng-rank{k}.pt").write_bytes(state)

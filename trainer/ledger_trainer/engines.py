@@ -23,7 +23,7 @@ from ledger_trainer.recipe import Optim, Schedule
 from ledger_trainer.schedule import learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -78,11 +78,12 @@ class TorchEngine:
             metrics = self._task.metrics(self.model, self._moved(batch))
         return {name: self._mean(value.float()).item() for name, value in metrics.items()}
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path) -> Callable[[], None]:
         """Write ``model.safetensors`` and ``optimizer.pt``. The schedule is a function of the step."""
         checkpoint.save_model(self.model, directory / "model.safetensors")
         state = {"done": self.done, "optimizer": self.optimizer.state_dict()}
         checkpoint.save_state(state, directory / "optimizer.pt")
+        return lambda: None
 
     def load(self, directory: Path) -> None:
         """Restore both, bit for bit. Raises ``CheckpointUnavailable`` where they are of another model."""
@@ -132,10 +133,9 @@ class DdpEngine(TorchEngine):
         self._ddp = DistributedDataParallel(self.model, device_ids=devices)
         self._wrapped = self._ddp
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path) -> Callable[[], None]:
         """Every rank holds the same: rank 0 writes it."""
-        if distributed.get_rank() == 0:
-            super().save(directory)
+        return super().save(directory) if distributed.get_rank() == 0 else lambda: None
 
     def close(self) -> None:
         """Leave the process group."""

@@ -104,12 +104,27 @@ class Checkpoint(Component):
 
     every: NonNegativeInt = 0
     """Steps between two checkpoints; 0: only after the last step."""
+    minutes: NonNegativeFloat = 0.0
+    """Most minutes between two checkpoints, whatever the steps; 0: the time does not count."""
     best: str = ""
     """Metric whose best value gets a checkpoint of its own, such as val/loss; empty: none does."""
     mode: Literal["min", "max"] = "min"
     """Whether lower or higher is better."""
     keep_last: NonNegativeInt = 0
     """Regular checkpoints that are kept; 0: all of them."""
+    keep_every: NonNegativeInt = 0
+    """Steps between two regular checkpoints that are kept for good, beside the last ones; 0: none is."""
+    full_every: NonNegativeInt = 0
+    """Store differences to the checkpoint before, and a whole one every so many; 0: each is whole."""
+    export: Literal["", "bfloat16"] = ""
+    """Add to the best checkpoint its model in this type, as model-bfloat16.safetensors."""
+
+
+class Fingerprint(Component):
+    """Digests of parameters and optimizer, by which a replay sees the first step at which weights part ways."""
+
+    every: NonNegativeInt = 0
+    """Steps between two, beside those after each checkpoint by steps and each evaluation."""
 
 
 class Engine(Component):
@@ -161,6 +176,7 @@ class TrainingRecipe(Component):
     evaluate: Evaluate = Evaluate()
     log: Log = Log()
     checkpoint: Checkpoint = Checkpoint()
+    fingerprint: Fingerprint = Fingerprint()
     engine: Engine = Engine()
     parallel: Parallel = Parallel()
     determinism: Determinism = Determinism()
