@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import random
 import signal
+import sqlite3
+import subprocess
 import time
+from contextlib import closing
 
 import pytest
 
@@ -117,7 +120,7 @@ def test_an_attempt_that_was_taken_for_dead_is_fenced(place: Place) -> None:
     assert zombie.stdout is not None
     assert zombie.stdout.readline() == "begun\n"
     assert "still trains" in place.ledger("resume", "latest", code=4)
-    zombie.send_signal(signal.SIGSTOP)
+    _stop_outside_of_a_transaction(place, zombie)
     try:
         time.sleep(1.2)  # its lease is over then
         place.ledger("resume", "latest")
@@ -134,3 +137,19 @@ def test_an_attempt_that_was_taken_for_dead_is_fenced(place: Place) -> None:
         assert (state.status, state.attempt.number) == ("completed", 2)
         assert [path.suffix for path in book.settings.journals.iterdir()] == [".fenced"]
     place.ledger("verify")
+
+
+def _stop_outside_of_a_transaction(place: Place, process: subprocess.Popen[str]) -> None:
+    """A process that is stopped while it holds SQLite's lock keeps everybody out: that is not what is tried here."""
+    for _ in range(1000):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.02)  # a signal is not there at once
+        with closing(sqlite3.connect(place.home / ".ledger/ledger.db", timeout=0, isolation_level=None)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.01)
+            else:
+                return
+    pytest.fail("it never leaves its transaction")
