@@ -21,6 +21,7 @@ import orjson
 
 from ledger.codec import Metadata, new_id
 from ledger.errors import IntegrityError, StoreUnavailable
+from ledger.files import sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +86,7 @@ class Journal:
             os.write(fd, begin)
             os.fsync(fd)
             unfinished.rename(path)
-            _sync_directory(directory)
+            sync_directory(directory)
         except OSError as error:
             raise _unwritable(path, error.strerror) from error
         return cls(path, fd, header, len(begin))
@@ -256,11 +257,3 @@ def _unwritable(path: Path, why: str | None) -> StoreUnavailable:
     return StoreUnavailable(
         f"the journal {path} cannot be written: {why}", mend="free some space there, or make the directory writable"
     )
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from ledger.errors import NotFound, UsageError
+from ledger.files import sync_directory
 from ledger.trust.notes import Signature, SignedHead, TreeHead, VerifierKey
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def make_key(path: Path) -> SigningKey:
         _write_through(theirs, public, 0o644)
         os.link(ours, path)  # whole from the first moment and, unlike a renamed file, never in another's place
         theirs.replace(public_file(path))
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return SigningKey(private)
 
 
@@ -130,14 +131,6 @@ def _write_through(path: Path, content: bytes, mode: int) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> bytes:

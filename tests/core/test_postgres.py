@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import threading
@@ -42,6 +41,10 @@ class TestPostgresStore(SqlStoreTests):
     def store(self, pg_url: str) -> Iterator[EventStore]:
         with closing(SqlStore(pg_url, Codec())) as store:
             yield store
+
+    @pytest.fixture
+    def new_url(self, pg_empty_url: str) -> str:
+        return pg_empty_url
 
 
 @pytest.fixture
@@ -310,31 +313,6 @@ def test_forks_amid_appends_of_other_threads(store: SqlStore) -> None:
     assert statuses == [0] * 5
     assert store.head(children)[0] == 4
     assert chained(list(store.read(own)))
-
-
-def _write(url: str, shared: str, own: str, rounds: int) -> None:
-    with closing(open_store(url, Codec())) as store:
-        for _ in range(rounds):
-            store.append(shared, [draft(), draft()])
-            store.append(own, [draft()])
-            store.name_run(own)
-
-
-def test_processes_write_the_same_log(pg_empty_url: str) -> None:
-    """They also create it, all at the same moment."""
-    shared, own, rounds = stream(), [stream() for _ in range(3)], 20
-    spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=_write, args=(pg_empty_url, shared, name, rounds)) for name in own]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(PATIENCE)
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
-    with closing(open_store(pg_empty_url, Codec())) as store:
-        assert [e.global_position for e in store.read_all()] == list(range(1, 3 * rounds * len(own) + 1))
-        for name in (shared, *own):
-            assert chained(list(store.read(name)))
-        assert {store.name_run(name) for name in own} == {"run-1", "run-2", "run-3"}
 
 
 # --- what can go wrong

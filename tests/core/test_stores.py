@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -57,6 +56,10 @@ class TestSqlStore(SqlStoreTests):
     def store(self, url: str) -> Iterator[EventStore]:
         with closing(SqlStore(url, Codec())) as store:
             yield store
+
+    @pytest.fixture
+    def new_url(self, url: str) -> str:
+        return url
 
 
 @pytest.fixture
@@ -169,34 +172,6 @@ def test_the_last_time_is_read_back_from_the_log(store: SqlStore, monkeypatch: p
 
 
 # --- processes
-
-
-def _write(url: str, shared: str, own: str, rounds: int) -> None:
-    with closing(open_store(url, Codec())) as store:
-        for _ in range(rounds):
-            store.append(shared, [draft(), draft()])
-            store.append(own, [draft()])
-            store.name_run(own)
-
-
-def test_processes_write_the_same_log(url: str) -> None:
-    """They also create it, all at the same moment."""
-    shared, own, rounds = stream(), [stream() for _ in range(3)], 30
-    spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=_write, args=(url, shared, name, rounds)) for name in own]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
-    with closing(open_store(url, Codec())) as store:
-        log = list(store.read_all())
-        assert len(log) == 3 * rounds * len(own)
-        for name in (shared, *own):
-            events = list(store.read(name))
-            assert [e.position for e in events] == list(range(len(events)))
-            assert chained(events)
-        assert {store.name_run(name) for name in own} == {"run-1", "run-2", "run-3"}
 
 
 def test_a_writer_that_is_killed_leaves_whole_appends(url: str, path: Path) -> None:
