@@ -6,7 +6,7 @@ BENCH := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test faults lint bench clean
+.PHONY: demo test faults lint bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done  ## record, kill, resume, replay: the whole story on a small GPT
@@ -26,6 +26,9 @@ lint: $(VENV)/test.done  ## types, style, layers
 
 bench: $(BENCH)/bench.done  ## Ledger beside other tools; make bench ARGS=--help tells how to ask for less
 	$(BENCH)/bin/python -m tests.benchmarks $(ARGS)
+
+bench-gpu: $(BENCH)/bench.done  ## what Ledger costs on a GPU, and whether it is exact there
+	$(BENCH)/bin/python -m tests.benchmarks.gpu $(ARGS)
 
 $(BENCH)/bench.done: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from ledger.book import Book, open_ledger
-    from ledger.checkpoints.keeper import Keeper, Policy
+    from ledger.checkpoints.background import BackgroundKeeper
+    from ledger.checkpoints.keeper import Keeper
+    from ledger.checkpoints.policy import Policy
     from ledger.errors import LedgerError
     from ledger.hooks.specs import hookimpl
     from ledger.objects.hashing import Hasher
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackgroundKeeper",
     "Book",
     "Data",
     "Entry",
@@ -45,6 +48,7 @@ __all__ = [
 
 # Resolved on first use: `import ledger` in somebody's training script must not cost them a database driver.
 _HOME: Final = {
+    "BackgroundKeeper": "ledger.checkpoints.background",
     "Book": "ledger.book",
     "Data": "ledger.record.data",
     "Entry": "ledger.objects.manifest",
@@ -53,7 +57,7 @@ _HOME: Final = {
     "LedgerError": "ledger.errors",
     "Manifest": "ledger.objects.manifest",
     "ObjectStore": "ledger.objects.store",
-    "Policy": "ledger.checkpoints.keeper",
+    "Policy": "ledger.checkpoints.policy",
     "Run": "ledger.record.run",
     "RunState": "ledger.read.state",
     "Settings": "ledger.settings",

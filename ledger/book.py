@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ledger.journal.carry import Recovered
     from ledger.objects import Hasher, ObjectStore
     from ledger.read.catalogue import Catalogue, RunSummary
+    from ledger.read.gpu_hours import By, DeviceHours
     from ledger.read.lineage import Origin
     from ledger.read.state import RunState
     from ledger.store.base import JournalSpan
@@ -129,6 +130,16 @@ class Book:
             tag=tag,
             all_metrics=all_metrics,
         )
+
+    def gpu_hours(self, *, by: By = "run", where: str | None = None) -> list[DeviceHours]:
+        """Device time of all runs, or of those that ``where`` finds as in :meth:`runs`, with its cost.
+
+        Grouped ``by`` run, user, project, or model: the task of a recipe, else the program that was started. Raises
+        ``UsageError``.
+        """
+        from ledger.read.gpu_hours import account
+
+        return account(self.store, self._living(), self.settings.prices, by=by, where=where)
 
     def names(self) -> dict[str, str]:
         """The name of each run by its UUID, in the order in which they started."""
@@ -254,11 +265,9 @@ class Book:
         self.close()
 
     def _digests(self, path: Path) -> list[str]:
-        """Digests that content on disk may be known under, without what a checkpoint store adds beside it."""
+        """Digests that content on disk may be known under: of a file it may be that of the file alone."""
         manifest = self.hasher.tree(path)
-        content = type(manifest).of(e for e in manifest.entries if e.path != "manifest.json")
-        whole = [content.digest, manifest.digest]
-        return whole + ([manifest.entries[0].digest] if path.is_file() else [])
+        return [manifest.digest] + ([manifest.entries[0].digest] if path.is_file() else [])
 
 
 def open_ledger(url: str | None = None, *, settings: Settings | None = None, plugins: Plugins | None = None) -> Book:

@@ -89,6 +89,8 @@ class DataCommit(Fact):
     bytes: int
     snapshot: bool = False
     """Whether a copy of the content is kept in the ledger's own objects."""
+    details: dict[str, Any] = {}
+    """What else the provider knows of this state: who committed it, with what message; no credentials."""
 
 
 class Stored(Fact):
@@ -238,8 +240,8 @@ class TrainingResumed(Event):
     skipped: tuple[str, ...] = ()
     """Newer checkpoints that were not whole, each with what was wrong."""
     world: World | None = None
-    """Where other processes go on than those that the run was started with; what they train is then not promised to be
-    bit for bit what those would have trained."""
+    """Where other processes go on, or are launched otherwise, than those of the attempt before; what another number of
+    them trains is not promised to be bit for bit what those would have trained."""
     process: Process
 
 
@@ -379,6 +381,8 @@ class ReplayCompared(Event):
     """What differs between the two environments, most important first."""
     reasons: tuple[str, ...] = ()
     """Why the run is not replayable."""
+    inexact: tuple[str, ...] = ()
+    """Why the same bits were not to be expected, as it was said before the replay ran."""
     segment: tuple[float | None, float | None] | None = None
     """Of a replay of a part: the step of the checkpoint it went on from, and the last step it was compared to."""
 

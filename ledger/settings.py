@@ -5,6 +5,7 @@ Read once and passed in; nothing in Ledger looks at the environment again.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -21,9 +22,27 @@ if TYPE_CHECKING:
 FILE: Final = "ledger.toml"
 FOLDER: Final = ".ledger"
 DATABASE: Final = "ledger.db"
+CPU: Final = "cpu"
+"""The price of a CPU stands under this name, whatever its model."""
 
 _SQLITE: Final = "sqlite:///"
 _URL: Final = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What an hour of a device costs: the table ``[prices]`` of ledger.toml."""
+
+    currency: str = ""
+    per_hour: Mapping[str, float] = field(default_factory=dict)
+    """By a part of the device's model; ``cpu`` for whatever CPU a rank holds."""
+
+    def of(self, kind: str, model: str) -> float | None:
+        """The price of a device, by the longest name that fits its model, in whatever case; None without one."""
+        if kind == CPU:
+            return self.per_hour.get(CPU)
+        fitting = [name for name in self.per_hour if name != CPU and name.lower() in model.lower()]
+        return self.per_hour[max(fitting, key=len)] if fitting else None
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,11 @@ class Settings:
     checkpoints: str
     """Where checkpoints go: any URL that a checkpoint store answers to."""
     scratch: Path
-    """Local directory for hash caches, consoles being written and rebuilt workspaces."""
+    """Directory for hash caches, consoles being written, rebuilt workspaces, and checkpoints until they are stored.
+
+    Local to a host, unless a training runs on several: all of them must see one and the same, for there the parts of
+    a checkpoint are put together.
+    """
     project: str | None = None
     user: str | None = None
     code_limit_mb: int = 200
@@ -46,6 +69,7 @@ class Settings:
     """Third-party plugins to load by name; None loads all that are installed."""
     plugin_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The tables ``[plugin.NAME]`` of ledger.toml."""
+    prices: Prices = field(default_factory=Prices)
 
     @property
     def journals(self) -> Path:
@@ -106,6 +130,7 @@ def find_settings(
         code_limit_mb=table.get("capture", {}).get("code_limit_mb", Settings.code_limit_mb),
         plugins=None if names is None else tuple(n.strip() for n in names.split(",") if n.strip()),
         plugin_settings=table.get("plugin", {}),
+        prices=_prices(table.get("prices", {})),
     )
 
 
@@ -134,6 +159,7 @@ def _absolute(url: str | None, base: Path) -> str | None:
     return url if url is None or _URL.match(url) else (base / url).absolute().as_uri()
 
 
+_CURRENCY: Final = "currency"
 _KEYS: Final[dict[str, dict[str, type]]] = {
     "ledger": {"url": str, "objects": str, "checkpoints": str, "project": str},
     "capture": {"code_limit_mb": int},
@@ -150,10 +176,13 @@ def _read(file: Path) -> dict[str, Any]:
     for section, content in table.items():
         if section == "plugin":
             continue
+        if section == "prices":
+            _check_prices(file, content)
+            continue
         known = _KEYS.get(section)
         if known is None or not isinstance(content, dict):
             raise InvalidSettings(
-                f"{file}: [{section}] is not a section", mend=f"sections are {', '.join(_KEYS)}, plugin.NAME"
+                f"{file}: [{section}] is not a section", mend=f"sections are {', '.join(_KEYS)}, prices, plugin.NAME"
             )
         for key, value in content.items():
             if key not in known:
@@ -163,3 +192,26 @@ def _read(file: Path) -> dict[str, Any]:
             if type(value) is not known[key]:
                 raise InvalidSettings(f"{file}: {section}.{key} is {value!r}, not {known[key].__name__}")
     return table
+
+
+def _check_prices(file: Path, table: Any) -> None:
+    example = 'write [prices], currency = "EUR", "H100" = 2.5, cpu = 0.05'
+    if not isinstance(table, dict):
+        raise InvalidSettings(f"{file}: prices is not a section", mend=example)
+    currency = table.get(_CURRENCY)
+    if not (isinstance(currency, str) and currency.strip()):
+        raise InvalidSettings(f"{file}: prices.currency is {currency!r}: it is the name of a currency", mend=example)
+    for name, price in table.items():
+        if name == _CURRENCY:
+            continue
+        if not name.strip():
+            raise InvalidSettings(f"{file}: a price in [prices] names no device", mend=example)
+        if type(price) not in (int, float) or not (0 <= price < math.inf):
+            raise InvalidSettings(
+                f"{file}: prices.{name} is {price!r}, no number of {currency} for an hour", mend=example
+            )
+
+
+def _prices(table: Mapping[str, Any]) -> Prices:
+    per_hour = {name: float(price) for name, price in table.items() if name != _CURRENCY}
+    return Prices(table.get(_CURRENCY, ""), per_hour)

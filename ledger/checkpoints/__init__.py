@@ -1,5 +1,7 @@
 """When checkpoints are written, and which of them stay."""
 
-from ledger.checkpoints.keeper import Due, Keeper, Policy, Superseded
+from ledger.checkpoints.background import BackgroundKeeper
+from ledger.checkpoints.keeper import Keeper
+from ledger.checkpoints.policy import Due, Policy, Superseded
 
-__all__ = ["Due", "Keeper", "Policy", "Superseded"]
+__all__ = ["BackgroundKeeper", "Due", "Keeper", "Policy", "Superseded"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from gc import set_threshold  # the module itself would give way to the command of that name
 from typing import Final
 
 import click
@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
         "doctor": "Say what is installed, reachable or missing.",
         "plugins": "List the plugins and their state.",
         "db": "Look after the tables that the log is kept in.",
+        "gc": "Say what nobody needs any more; with --apply remove it.",
         "completion": "Print the completion script for a shell.",
     },
     "Record": {
@@ -33,6 +34,7 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
         "log": "Print the events of a run.",
         "compare": "Lay runs side by side.",
         "audit": "Tell what is behind a run or a checkpoint.",
+        "gpu-hours": "Tell where device time went, and what it cost.",
         "checkpoints": "List the checkpoints of a run.",
         "fetch": "Get a checkpoint, verified.",
     },
@@ -57,4 +59,4 @@ def main() -> None:
     Anything that takes a RUN takes its name (run-42), its UUID, a unique beginning of that, or `latest`.
     """
     # Most commands end before their garbage matters, and looking for it takes a sixth of what `ledger ls` takes.
-    gc.set_threshold(_GARBAGE)
+    set_threshold(_GARBAGE)

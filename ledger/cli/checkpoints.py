@@ -9,6 +9,8 @@ from ledger.cli.options import command, run_argument
 from ledger.cli.render import Column
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ledger.cli.session import Session
     from ledger.events import CheckpointWritten
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 def checkpoints(session: Session, run: str) -> None:
     """List the checkpoints of a run.
 
-    By step, the newest last; those that were deleted, or that a later attempt took back, are left out.
+    By step, the newest last; those that were deleted, or that a later attempt took back, are left out. One that is
+    based on others is stored as the difference to them, and needs them.
     """
     from ledger.cli.facts import checkpoint_facts
     from ledger.cli.session import find_run
@@ -33,7 +36,8 @@ def checkpoints(session: Session, run: str) -> None:
         for written in state.checkpoints:
             render.json_line(checkpoint_facts(written))
     elif state.checkpoints:
-        render.table(_COLUMNS, [_row(written) for written in state.checkpoints])
+        names = {written.digest: written.name for _, written in state.written}
+        render.table(_COLUMNS, [_row(written, names) for written in state.checkpoints])
     else:
         render.talk(f"{state.name} has no checkpoints")
 
@@ -42,21 +46,27 @@ _COLUMNS = [
     Column("step", right=True),
     Column("name"),
     Column("best"),
+    Column("why"),
     Column("size", right=True),
     Column("stored", right=True),
+    Column("based on"),
+    Column("processes", right=True),
     Column("metric"),
     Column("attempt", right=True),
     Column("digest"),
 ]
 
 
-def _row(written: CheckpointWritten) -> list[str]:
+def _row(written: CheckpointWritten, names: Mapping[str, str]) -> list[str]:
     return [
         render.number(written.step),
         written.name,
         "best" if written.best else "",
+        written.trigger,
         render.size(written.bytes),
         render.size(written.stored_bytes),
+        ", ".join(names.get(digest, render.short(digest)) for digest in written.bases),
+        str(written.processes),
         render.key_metric(written.metrics),
         str(written.attempt),
         render.short(written.digest),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ledger.cli.session import Session
+    from ledger.read.gpu_hours import DeviceHours
     from ledger.read.state import RunState
 
 Rows = dict[str, list[Any]]
@@ -50,9 +51,11 @@ def compare(session: Session, names: tuple[str, ...], everything: bool, plot: Pa
     with session.reading() as book:
         states = [book.run(find_run(book, name)) for name in names]
         metrics = {kind: _rows(states, facts) for kind, facts in _METRICS.items()}
+        spent = {run: book.gpu_hours(where=f"id = {run}") for run in {state.id for state in states}}
         if plot:
             _draw(states, plot)
     sections = {name: _rows(states, facts) for name, facts in _SECTIONS.items()}
+    sections["run"] |= _device_hours([spent[state.id] for state in states])
     if not everything:
         sections |= {name: _differing(sections[name]) for name in ("config", "data", "code")}
     if session.json:
@@ -93,6 +96,15 @@ def _rows(states: Iterable[RunState], facts: Callable[[RunState], Mapping[str, A
     return {label: [each.get(label) for each in found] for label in labels}
 
 
+def _device_hours(spent: Sequence[Sequence[DeviceHours]]) -> Rows:
+    """Rows of those kinds of devices that any of the runs held; of each run one account, if any."""
+    found = {
+        "gpu_hours": [sum(hours[0].gpu.values()) if hours else None for hours in spent],
+        "cpu_hours": [sum(hours[0].cpu.values()) if hours else None for hours in spent],
+    }
+    return {label: hours for label, hours in found.items() if any(hours)}
+
+
 def _run(state: RunState) -> dict[str, Any]:
     ended_at = state.attempt.ended_at
     return {
@@ -130,6 +142,8 @@ _LABELS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "started_at": ("started", render.moment),
     "seconds": ("took", render.duration),
     "step": ("step", render.number),
+    "gpu_hours": ("GPU hours", render.number),
+    "cpu_hours": ("CPU hours", render.number),
     "commit": ("commit", render.short),
     "dirty": ("uncommitted changes", lambda dirty: "yes" if dirty else "no"),
     "tree": ("code tree", render.short),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -25,6 +27,7 @@ _OLDEST_PYTHON: Final = (3, 11)
 _LITTLE_SPACE: Final = 5_000_000_000
 _NO_SPACE: Final = 100_000_000
 _PROBE: Final = b"ledger doctor\n"
+_NVML: Final = "pip install 'training-ledger[gpu]'"
 _TORCH: Final = "pip install 'training-ledger[torch]'"
 
 
@@ -147,6 +150,19 @@ def _torch(_: Session) -> Iterator[Finding]:
         yield Finding("torch", "warn", "not installed: `ledger train` needs it, `ledger run` does not", _TORCH)
 
 
+def _devices(_: Session) -> Iterator[Finding]:
+    from ledger.record.capture.nvml import open_nvml
+
+    nvml = open_nvml(os.environ)
+    if nvml:
+        models = ", ".join(dict.fromkeys(nvml.models))
+        yield Finding("devices", "ok", f"{render.count(len(nvml.models), 'GPU')}: {models}, driver {nvml.driver}")
+    elif shutil.which("nvidia-smi") and importlib.util.find_spec("pynvml") is None:
+        yield Finding("devices", "warn", "GPU time is counted as that of the CPU: nvidia-ml-py is not installed", _NVML)
+    else:
+        yield Finding("devices", "ok", "no NVIDIA GPU: device time is that of the CPU")
+
+
 def _trainer(session: Session) -> Iterator[Finding]:
     from ledger.hooks.manager import load_plugins
 
@@ -155,5 +171,5 @@ def _trainer(session: Session) -> Iterator[Finding]:
 
 
 _LOOKS: tuple[Callable[[Session], Iterator[Finding]], ...] = (
-    _python, _ledger, _store, _disk, _git, _plugins, _torch, _trainer,
+    _python, _ledger, _store, _disk, _git, _plugins, _torch, _devices, _trainer,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
-from ledger.cli.render import DOT, count, duration, first_line, key_metric, number, plain, short, size
+from ledger.cli.render import DOT, count, duration, first_line, key_metric, number, plain, short, size, steps
 from ledger.events import (
     ArtifactWritten,
     CheckpointDeleted,
@@ -16,6 +16,7 @@ from ledger.events import (
     DataCommitted,
     EnvironmentCaptured,
     Event,
+    GpuTimeUsed,
     MetricsLogged,
     ParametersFingerprinted,
     ReplayCompared,
@@ -98,12 +99,20 @@ def _produced(event: Event | UnknownEvent) -> tuple[str, ...]:
             return _at(event.step), event.name, event.reason
         case ArtifactWritten():
             return event.path, size(event.bytes), short(event.digest)
+        case GpuTimeUsed():
+            return _device(event)
         case ConsoleCaptured():
             return size(event.bytes), short(event.digest)
         case UnknownEvent():
             return f"schema {event.schema_version}", json.dumps(event.payload, ensure_ascii=False)
         case _:
             return (json.dumps(plain(event.model_dump(mode="json")), ensure_ascii=False),)
+
+
+def _device(event: GpuTimeUsed) -> tuple[str, ...]:
+    used = "" if event.utilisation is None else f"{event.utilisation:.0%} used"
+    memory = "" if event.memory_bytes is None else size(event.memory_bytes)
+    return f"{event.kind} {event.index}", event.model, duration(event.seconds), used, memory, _at(event.step)
 
 
 def _code(event: CodeCaptured) -> tuple[str, ...]:
@@ -143,7 +152,7 @@ def _metrics(event: MetricsLogged) -> tuple[str, ...]:
 def _verdict(event: ReplayCompared) -> tuple[str, ...]:
     failed = [check.name for check in event.checks if not check.passed]
     passed = f"{len(event.checks) - len(failed)} of {count(len(event.checks), 'check')} passed" if event.checks else ""
-    return event.verdict, passed, "; ".join(event.reasons)
+    return event.verdict, steps(event.segment), passed, "; ".join(event.reasons)
 
 
 def _at(step: float | None) -> str:

@@ -160,6 +160,18 @@ def number(value: float | None) -> str:
     return str(int(value)) if whole else f"{value:.6g}"
 
 
+def steps(segment: tuple[float | None, float | None] | None) -> str:
+    """``steps 501 to 1000``: the steps of a part; empty for a whole run."""
+    if segment is None:
+        return ""
+    after, until = segment
+    if after is None:
+        return f"up to step {number(until)}"
+    to = f" to {number(until)}" if until is not None else " to the end"
+    first = after + 1 if after == int(after) else None
+    return f"steps {number(first)}{to}" if first is not None else f"after step {number(after)}{to}"
+
+
 def exact(value: Any) -> str:
     """A value of a configuration as it would be written there."""
     return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ledger.cli import render
 from ledger.cli.options import command, run_argument
 from ledger.cli.render import Column
+from ledger.read.environment import spelled_mesh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ledger.book import Book
     from ledger.cli.session import Session
     from ledger.events import ReplayCompared
     from ledger.read.state import Attempt, RunState
@@ -33,16 +35,30 @@ def show(session: Session, run: str) -> None:
     with session.reading() as book:
         state = book.run(find_run(book, run))
         if session.json:
-            render.json_line(run_facts(state))
+            render.json_line(run_facts(state) | _device_facts(book, state))
             return
         names = book.names()
         render.title(state.name, state.status)
-        _overview(state, names)
+        _overview(state, names, _device_time(book, state))
         for section in _SECTIONS:
             section(state)
 
 
-def _overview(state: RunState, names: Mapping[str, str]) -> None:
+def _device_facts(book: Book, state: RunState) -> dict[str, Any]:
+    from ledger.cli.gpu_hours import hours_facts
+
+    found = book.gpu_hours(where=f"id = {state.id}")
+    return {"gpu_hours": hours_facts(found[0], book.settings.prices.currency) if found else None}
+
+
+def _device_time(book: Book, state: RunState) -> list[str]:
+    from ledger.cli.gpu_hours import said
+
+    found = book.gpu_hours(where=f"id = {state.id}")
+    return said(found[0], book.settings.prices.currency) if found else []
+
+
+def _overview(state: RunState, names: Mapping[str, str], device_time: list[str]) -> None:
     replay_of = names.get(state.started.replay_of or "", state.started.replay_of)
     started, attempt = state.started, state.attempt
     ended = render.duration(render.between(state.started_at, attempt.ended_at)) if attempt.ended_at else ""
@@ -52,6 +68,7 @@ def _overview(state: RunState, names: Mapping[str, str]) -> None:
             ("kind", f"replay of {replay_of}" if replay_of else started.kind),
             ("started", f"{render.ago(state.started_at)}, {render.moment(state.started_at)}"),
             ("took", ended),
+            ("devices", device_time),
             ("where", f"{started.process.host}, process {attempt.process.pid}"),
             ("who", started.user or ""),
             ("project", started.project or ""),
@@ -59,6 +76,7 @@ def _overview(state: RunState, names: Mapping[str, str]) -> None:
             ("command", shlex.join(started.command)),
             ("directory", started.directory),
             ("processes", str(state.world.processes) if state.world.processes > 1 else ""),
+            ("topology", _topology(state)),
             ("seed", "" if state.seed is None else str(state.seed)),
             ("tags", " ".join(state.tags)),
             (
@@ -68,6 +86,22 @@ def _overview(state: RunState, names: Mapping[str, str]) -> None:
             ("tree", f"{code.tree}" if code else ""),
             ("replays", [_verdict(state, verdict, names) for verdict in state.verdicts]),
             ("id", state.id),
+        ]
+    )
+
+
+def _topology(state: RunState) -> str:
+    """How the processes train together, in one line; empty where nobody recorded it."""
+    told = state.environment.topology if state.environment else {}
+    if not told:
+        return ""
+    hosts = len({rank.get("host") for rank in told.get("ranks") or []})
+    backend = told.get("backend")
+    return ", ".join(
+        [
+            f"{told.get('engine', 'processes')}{f' over {backend}' if backend else ''}",
+            spelled_mesh(told),
+            *([f"on {hosts} hosts"] if hosts > 1 else []),
         ]
     )
 
@@ -92,6 +126,7 @@ def _attempts(state: RunState) -> None:
         Column("attempt", right=True),
         Column("started"),
         Column("from step", right=True),
+        Column("processes", right=True),
         Column("end"),
     ]
     render.table(columns, [_attempt(state, attempt) for attempt in state.attempts], indent=2)
@@ -104,7 +139,8 @@ def _attempt(state: RunState, attempt: Attempt) -> list[str]:
     from ledger.cli.facts import attempt_status
 
     start = render.number(attempt.resumed.step) if attempt.resumed else ""
-    return [str(attempt.number), render.moment(attempt.started_at), start, attempt_status(state, attempt)]
+    processes = str(attempt.world.processes)
+    return [str(attempt.number), render.moment(attempt.started_at), start, processes, attempt_status(state, attempt)]
 
 
 def _metrics(state: RunState) -> None:
@@ -170,7 +206,8 @@ def _produced(state: RunState) -> None:
 
 def _verdict(state: RunState, compared: ReplayCompared, names: Mapping[str, str]) -> str:
     other = compared.original if compared.replay == state.id else compared.replay
-    return f"{compared.verdict} ({names.get(other, other)})" if other else compared.verdict
+    told = ", ".join(part for part in (compared.verdict, render.steps(compared.segment)) if part)
+    return f"{told} ({names.get(other, other)})" if other else told
 
 
 _SECTIONS: tuple[Callable[[RunState], None], ...] = (_failure, _attempts, _metrics, _config, _data, _produced)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ledger.cli.launching import launch_options
 from ledger.cli.options import command, no_snapshot_option, tag_option
 from ledger.errors import LedgerError, PluginUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ledger.cli.session import Session
     from ledger.hooks.ports import RecipeKey
     from ledger.record.command import Started
+    from ledger.record.world import Asked
 
 
 _NO_TORCH: Final = "training needs PyTorch, which is not installed"
@@ -43,23 +45,28 @@ class _Train(click.Command):
 
 @command(
     "train",
-    example="ledger train recipe.toml\nledger train recipe.toml optim.lr=0.001 --nproc 2 --tag baseline",
+    example="ledger train recipe.toml\n"
+    "ledger train recipe.toml optim.lr=0.001 --nproc 2 --tag baseline\n"
+    "ledger train recipe.toml engine.name=fsdp --nproc 4 --max-restarts 3",
     cls=_Train,
 )
 @click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG.toml")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--nproc", type=click.IntRange(min=1), metavar="N", help="Train with N processes, data-parallel.")
+@launch_options
 @no_snapshot_option
 @tag_option
 def train(
     session: Session,
     config: Path,
     overrides: tuple[str, ...],
-    nproc: int | None,
+    asked: Asked,
     no_snapshot: bool,
     tags: tuple[str, ...],
 ) -> int:
     """Train from a recipe, recorded.
+
+    Several processes are started by torchrun or by DeepSpeed's launcher. On several nodes, start the same command on
+    each, with its own --node-rank and a common ledger; node 0 records the run, the others join it.
 
     On a terminal a bar shows step, loss, pace and the time that is left.
 
@@ -69,18 +76,26 @@ def train(
     from ledger.cli.progress import Bar
     from ledger.hooks.manager import load_plugins
     from ledger.record.command import Request, record_command
+    from ledger.record.join import join_command, joins
 
-    overrides += (f"parallel.processes={nproc}",) if nproc else ()
+    overrides += (f"parallel.processes={asked.processes}",) if asked.processes else ()
     # A recipe that does not hold is refused before a ledger is made for it.
-    recipe = load_plugins(session.settings).trainer(session.settings).resolve(config, overrides)
+    plugins = load_plugins(session.settings)
+    recipe = plugins.trainer(session.settings).resolve(config, overrides)
+    world = asked.world(recipe.world.processes)
     if "ledger_trainer" in recipe.command and _torch_is_missing():
         raise PluginUnavailable(_NO_TORCH, mend=_INSTALL)
+    if engine := _engine(recipe.config):
+        plugins.require_engine(engine)
+    if joins(world):
+        with session.writing() as book:
+            return conclude(book, join_command(book, world, config=recipe.config))
     request = Request(
         kind="train",
         invocation=invocation(),
         command=recipe.command,
         directory=Path.cwd(),
-        world=recipe.world,
+        world=world,
         seed=recipe.seed,
         config=recipe.config,
         overrides=overrides,
@@ -97,6 +112,12 @@ def train(
 
             outcome = record_command(book, request, watch=bar.watch, on_start=on_start)
         return conclude(book, outcome)
+
+
+def _engine(config: Mapping[str, Any]) -> str | None:
+    """The engine that a recipe names; a trainer of somebody else's may have none."""
+    engine = config.get("engine")
+    return engine.get("name") if isinstance(engine, dict) else None
 
 
 def _torch_is_missing() -> bool:

@@ -23,7 +23,7 @@ _WORD: Final = re.compile(r"(?<!^)(?=[A-Z])")
 def print_verdict(compared: ReplayCompared, names: Mapping[str, str]) -> None:
     """The verdict's word on the first line, then what it rests on; ``names`` gives the names of runs by UUID."""
     original = names[compared.original]
-    render.line(compared.verdict)
+    render.line(", ".join(part for part in (compared.verdict, render.steps(compared.segment)) if part))
     if compared.replay:
         render.line(f"{original} replayed as {names.get(compared.replay, compared.replay)}")
     if compared.checks:
@@ -38,6 +38,8 @@ def print_verdict(compared: ReplayCompared, names: Mapping[str, str]) -> None:
             render.line(f"  numbers may deviate by {render.number(bound)} of their size")
     if compared.first_divergence:
         _print_divergence(compared.first_divergence)
+    if compared.verdict == "diverged":
+        _print_list("was to be expected", compared.inexact)
     _print_list("differs from the original's environment", compared.differences)
     _print_list("why not", compared.reasons)
 
@@ -73,7 +75,9 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "run_id": plan.run,
         "replayable": not plan.reasons,
         "steps": [{"step": _WORD.sub("_", type(step).__name__).lower(), **_fields(step)} for step in plan.steps],
+        "segment": plan.segment,
         "reasons": plan.reasons,
+        "inexact": plan.inexact,
         "differences": plan.differences,
         "warnings": plan.warnings,
     }

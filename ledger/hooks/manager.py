@@ -120,9 +120,24 @@ class Plugins:
             )
         return engine
 
+    def require_engine(self, name: str) -> None:
+        """Raise ``PluginUnavailable`` where no plugin builds that engine, or the one that does cannot yet."""
+        collected = self._collect("offer_engines")
+        offered = {engine: mend for _, engines in collected.results for engine, mend in (engines or {}).items()}
+        if offered.get(name):
+            raise PluginUnavailable(f"the engine {name!r} is not ready to be used", mend=offered[name])
+        silent = self._plugins("build_engine") - {plugin for plugin, _ in collected.results}
+        if name not in offered and not silent:  # who does not say what it builds may build this
+            raise PluginUnavailable(f"there is no engine {name!r}", mend=f"there are {', '.join(sorted(offered))}")
+
     def launch(self, plan: Launch, world: World) -> list[str]:
         """The argument vector that starts ``plan``: a launcher's, or the command itself for one process."""
         command: Sequence[str] | None = self._first("launch_command", plan=plan, world=world)
+        if command is None and world.launcher:
+            raise PluginUnavailable(
+                f"no plugin starts this command with {world.launcher}",
+                mend=f"pip install 'training-ledger[{world.launcher}]', or choose another --launcher",
+            )
         return list(plan.command if command is None else command)
 
     def before_replay(self, plan: Plan) -> None:
@@ -211,6 +226,9 @@ class Plugins:
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         # pluggy lists implementations in the order of registration and calls them from the end.
         return list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
+
+    def _plugins(self, hook: str) -> set[str]:
+        return {implementation.plugin_name for implementation in self._implementations(hook)}
 
     def _blame(self, implementation: pluggy.HookImpl, hook: str, error: Exception) -> LedgerError:
         info = self._found[implementation.plugin_name]

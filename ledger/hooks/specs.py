@@ -42,6 +42,12 @@ def open_trainer(settings: Settings) -> Trainer | None:
     """The trainer behind ``ledger train``, or None. Raising propagates."""
 
 
+@hookspec
+def offer_engines() -> Mapping[str, str]:
+    """Names of the engines that this plugin builds, each with what to do before it can be used; empty if nothing."""
+    raise NotImplementedError
+
+
 @hookspec(firstresult=True)
 def build_engine(name: str, config: Mapping[str, Any]) -> Engine | None:
     """The engine called ``name`` for this process, or None. Raising propagates."""
@@ -71,7 +77,7 @@ def before_replay(plan: Plan) -> None:
 
 @hookspec
 def compare_runs(original: RunState, replayed: RunState) -> Sequence[Check]:
-    """Further checks between an original and its replay. A failure becomes a failed check naming the plugin."""
+    """Further checks between an original and its whole replay. A failure becomes a failed check naming the plugin."""
     raise NotImplementedError
 
 

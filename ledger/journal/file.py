@@ -24,6 +24,7 @@ from ledger.errors import IntegrityError, StoreUnavailable
 from ledger.files import sync_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MAGIC: Final = b"LEDGERJ1"
@@ -229,6 +230,13 @@ def _header(path: Path, content: bytes) -> tuple[Header, int]:
             mend=f"give it its own name back, {header.journal}{SUFFIX}, or move it away",
         )
     return header, begin
+
+
+def headers(directory: Path) -> Iterator[Header]:
+    """Of every journal in ``directory`` whose it is, whoever has it; what is no journal is passed over."""
+    for path in directory.glob("*" + SUFFIX):
+        with suppress(OSError, IntegrityError), path.open("rb") as file:
+            yield _header(path, file.read(_HEADER_LIMIT))[0]
 
 
 def sweep(directory: Path) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["file", "executable", "link", "directory"]
 SINGLE_FILE: Final = "."
+BEGINNING: Final = b'[{"bytes":'
+"""Of the canonical bytes of every manifest that is not empty."""
 _MODES: Final = frozenset({"file", "executable", "link", "directory"})
 
 

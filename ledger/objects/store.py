@@ -21,17 +21,19 @@ from ledger.errors import (
     UsageError,
 )
 from ledger.objects.hashing import Hasher
-from ledger.objects.manifest import SINGLE_FILE, Entry, Manifest
+from ledger.objects.manifest import BEGINNING, SINGLE_FILE, Entry, Manifest
 from ledger.objects.places import open_place
 from ledger.objects.walk import inner_target
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from ledger.objects.manifest import Mode
+    from ledger.objects.places import Lying
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_DIGESTS: Final = re.compile(rb"[0-9a-f]{64}")
 _CHUNK: Final = 1 << 18
 _THREADS: Final = 8
 """Files at a time in ``put_tree``. Files that are synced side by side share
@@ -89,6 +91,7 @@ class ObjectStore:
         Once the manifest is there, so is everything that it names. Raises like ``put_file``.
         """
         wanted = {entry.digest: entry for entry in manifest.entries if entry.mode != "directory"}
+        self._claim(wanted)
         with ThreadPoolExecutor(_THREADS) as pool:
             for _ in pool.map(partial(self._put_entry, root), wanted.values()):
                 pass
@@ -123,6 +126,29 @@ class ObjectStore:
         contents = {(e.digest, e.bytes) for e in manifest.entries if e.mode != "directory"}
         gone = {digest for digest, size in contents if self._size(digest) != size}
         return [e for e in manifest.entries if e.mode != "directory" and e.digest in gone]
+
+    def lying(self) -> list[Lying]:
+        """All that lies in the place, half-written files included."""
+        with self._failures("list"):
+            return list(self._place.lying())
+
+    def named_by(self, digest: str) -> frozenset[str]:
+        """Digests that stand in the object, if it is, or looks like, a manifest; its other content is not read.
+
+        Raises ``ObjectNotFound`` and ``DigestMismatch``.
+        """
+        with self._failures("read"), self._open(digest) as stream:
+            if stream.read(len(BEGINNING)) != BEGINNING:
+                return frozenset()
+        return frozenset(find_digests(self.get_bytes(digest)))
+
+    def remove(self, keys: Iterable[str], *, before: float) -> Iterator[str]:
+        """Remove for good what ``lying`` has told of, unless it was written or put again since ``before``.
+
+        ``before`` is in Unix seconds. Returns the keys that are gone.
+        """
+        with self._failures("remove"):
+            yield from self._place.remove(keys, before)
 
     def restore(self, manifest: Manifest, dest: Path) -> None:
         """Write what ``manifest`` names to ``dest``, which must not exist and appears only when all is
@@ -162,13 +188,25 @@ class ObjectStore:
     def _put_entry(self, root: Path, entry: Entry) -> None:
         path = root if entry.path == SINGLE_FILE else root / entry.path
         chunks = _target(root, entry) if entry.mode == "link" else _chunks(path)
-        self._put(entry.digest, entry.bytes, _checked(chunks, path, entry.digest))
+        if self._size(entry.digest) != entry.bytes:
+            self._write(entry.digest, _checked(chunks, path, entry.digest))
 
     def _put(self, digest: str, size: int, chunks: Iterator[bytes]) -> None:
         """Write the object unless it is there; one of another length is damaged, and replaced."""
+        if self._size(digest) == size:
+            self._claim([digest])
         if self._size(digest) != size:
+            self._write(digest, chunks)
+
+    def _write(self, digest: str, chunks: Iterator[bytes]) -> None:
+        with self._failures("write"):
+            self._place.write(_key(digest), chunks)
+
+    def _claim(self, digests: Collection[str]) -> None:
+        """Keep what is there of these from being removed as something that nobody refers to: somebody soon will."""
+        if digests:
             with self._failures("write"):
-                self._place.write(_key(digest), chunks)
+                self._place.claim([_key(digest) for digest in digests])
 
     def _settle(self, digests: Collection[str]) -> None:
         # Objects that were there, too: whoever put them may not have come to this point yet.
@@ -214,6 +252,17 @@ class ObjectStore:
                 f"cannot {verb} objects in {self._place.label}: {error.strerror or error}",
                 mend="check its permissions, and that its disk is neither full nor gone",
             ) from error
+
+
+def find_digests(content: bytes) -> set[str]:
+    """All that look like a digest."""
+    return {found.decode() for found in _DIGESTS.findall(content)}
+
+
+def digest_of(key: str) -> str | None:
+    """Digest of the object at ``key``; None where that is no object's."""
+    digest = key.replace("/", "", 1)
+    return digest if _DIGEST.fullmatch(digest) and _key(digest) == key else None
 
 
 def _key(digest: str) -> str:

@@ -24,6 +24,11 @@ _FRAMEWORKS: Final = (
     "peft", "torchvision", "torchaudio", "torchdata", "datasets", "tokenizers", "safetensors",
     "scikit-learn", "scipy",
 )
+COMPUTES: Final = frozenset({
+    "torch", "numpy", "scipy", "jax", "jaxlib", "tensorflow", "deepspeed", "megatron-core", "transformer-engine",
+    "flash-attn", "xformers", "triton", "scikit-learn",
+})
+"""Packages whose own versions decide the results of a training."""
 # fmt: on
 _SHOWN: Final = 60
 _UNSET: Final = "not set"
@@ -33,13 +38,14 @@ _NOT_INSTALLED: Final = "not installed"
 def differences(expected: EnvironmentCaptured, actual: EnvironmentCaptured) -> list[str]:
     """One readable line for each difference: ``threads 2 → 1``, ``torch 2.13.0 → 2.14.0``.
 
-    First determinism flags and threads, then frameworks and what lies below them, Python, CPU and accelerators,
-    other packages, environment variables, and the system. What only one of the two was asked for, such as flags
-    that only a training process can see, is no difference. Nor are identities that change no bit: host, prefix,
-    serial numbers.
+    First determinism flags and threads, how the processes train together, then frameworks and what lies below them,
+    Python, CPU and accelerators, other packages, environment variables, and the system. What only one of the two was
+    asked for, such as flags that only a training process can see, is no difference. Nor are identities that change no
+    bit: host, prefix, serial numbers.
     """
     return [
         *_determinism(expected, actual),
+        *topology_differences(expected.topology, actual.topology),
         *_frameworks(expected, actual),
         *_known(expected.python, actual.python, ("version", "implementation"), "python "),
         *_cpu(expected.cpu, actual.cpu),
@@ -48,6 +54,31 @@ def differences(expected: EnvironmentCaptured, actual: EnvironmentCaptured) -> l
         *_variables(expected, actual, decisive=False),
         *_known(expected.system, actual.system, ("os", "kernel", "libc", "machine", "memory_bytes"), "system "),
     ]
+
+
+def topology_differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
+    """What differs in how the processes train together: engine, backend, mesh, and where in it each rank is.
+
+    Nothing where one of the two is not known. Names of hosts move no bit; on how many they are may.
+    """
+    if not expected or not actual:
+        return []
+    changes = [
+        *_change("engine", expected.get("engine"), actual.get("engine")),
+        *_change("backend", expected.get("backend") or "none", actual.get("backend") or "none"),
+        *_change("mesh", spelled_mesh(expected), spelled_mesh(actual)),
+    ]
+    before, after = expected.get("ranks") or [], actual.get("ranks") or []
+    changes += _change("hosts", len({r.get("host") for r in before}), len({r.get("host") for r in after}))
+    for number, (old, new) in enumerate(zip(before, after, strict=False)):
+        changes += _known(old, new, ("coordinates", "device", "threads"), f"rank {number} ")
+    return changes
+
+
+def spelled_mesh(topology: Mapping[str, Any]) -> str:
+    """``pipeline 2 x data 2``: the dimensions that have a size, outermost first."""
+    sizes = topology.get("mesh") or {}
+    return " x ".join(f"{name} {size}" for name, size in sizes.items() if size != 1) or "one process"
 
 
 def _determinism(expected: EnvironmentCaptured, actual: EnvironmentCaptured) -> Iterator[str]:

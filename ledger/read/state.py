@@ -56,6 +56,10 @@ class Attempt:
     """Of its first event."""
     resumed: TrainingResumed | None = None
     """None for the first attempt."""
+    world: World = field(default_factory=World)
+    """The processes that it trained with."""
+    resolved: ConfigResolved | None = None
+    """The configuration that it trained with: its own, or that of the attempt before."""
     environment: EnvironmentCaptured | None = None
     ended: End | None = None
     ended_at: str | None = None
@@ -80,6 +84,7 @@ class RunState:
     """Every checkpoint that was ever written, with its attempt."""
     deleted: list[CheckpointDeleted] = field(default_factory=list)
     fingerprinted: list[tuple[int, ParametersFingerprinted]] = field(default_factory=list)
+    """Every fingerprint with its attempt. Each is of the whole training: one process records it for all."""
     artifacts: dict[str, ArtifactWritten] = field(default_factory=dict)
     consoles: list[ConsoleCaptured] = field(default_factory=list)
     verdicts: list[ReplayCompared] = field(default_factory=list)
@@ -105,8 +110,8 @@ class RunState:
 
     @property
     def world(self) -> World:
-        """How many processes train together."""
-        return self.started.world
+        """The processes that train together, as of the latest attempt."""
+        return self.attempt.world
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -262,7 +267,7 @@ def fold(events: Iterable[Recorded], curves: Curves | None = None) -> RunState:
         started_at=first.recorded_at,
         curves=curves or Kept(),
     )
-    state.attempts.append(Attempt(1, first.event.process, first.recorded_at))
+    state.attempts.append(Attempt(1, first.event.process, first.recorded_at, world=first.event.world))
     extend(state, events)
     return state
 
@@ -291,7 +296,7 @@ def _apply(state: RunState, recorded: Recorded, event: object) -> None:
         case CodeCaptured():
             state.code = event
         case ConfigResolved():
-            state.resolved = event
+            state.resolved = _attempt(state, number).resolved = event
         case DataCommitted():
             state.data[event.name] = event
         case EnvironmentCaptured():
@@ -299,6 +304,8 @@ def _apply(state: RunState, recorded: Recorded, event: object) -> None:
             attempt.environment = merged(attempt.environment, event)
         case TrainingResumed():
             begun = Attempt(event.attempt, event.process, recorded.recorded_at, recorded.position, resumed=event)
+            begun.world = event.world or state.attempt.world
+            begun.resolved = state.attempt.resolved
             state.attempts.append(begun)
             state.status = "running"
         case RunCompleted() | RunFailed() | RunInterrupted():
@@ -339,5 +346,12 @@ def merged(earlier: EnvironmentCaptured | None, later: EnvironmentCaptured) -> E
     sections: dict[str, Any] = {}
     for name in EnvironmentCaptured.model_fields:
         before, after = getattr(earlier, name), getattr(later, name)
-        sections[name] = {**before, **after} if isinstance(before, dict) else after or before
+        sections[name] = _added(before, after) if isinstance(before, dict) else after or before
     return EnvironmentCaptured(**sections)
+
+
+def _added(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """One section, and within it each library's own table: the process that trains knows more of it, not all."""
+    both = {name for name in before.keys() & after.keys() if isinstance(before[name], dict)}
+    deep = {name: {**before[name], **after[name]} for name in both if isinstance(after[name], dict)}
+    return {**before, **after, **deep}

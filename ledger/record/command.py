@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ledger.book import Book, this_process
-from ledger.errors import LedgerError, Unavailable, UsageError
+from ledger.errors import FencedAttempt, LedgerError, Unavailable, UsageError
 from ledger.events import (
     CodeCaptured,
     ConfigResolved,
     DataCommitted,
     Event,
+    GpuTimeUsed,
     RunAnnotated,
     RunCompleted,
     RunFailed,
@@ -26,12 +27,16 @@ from ledger.events import (
 from ledger.hooks.ports import Launch
 from ledger.read.stored import read_run
 from ledger.record.capture.console import Console
+from ledger.record.capture.family import Speakers
+from ledger.record.capture.gpu_time import Meter
 from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secrets import Redactor
-from ledger.record.data import data_places, pin_data
+from ledger.record.data import data_places, pin_data, place
 from ledger.record.facts import begin, capture, environment, new_run, resolved_config, written_artifact
+from ledger.record.fetched import discard_fetched
 from ledger.record.heartbeat import Heartbeat
 from ledger.record.supervise import Exit, supervise, undisturbed
+from ledger.record.world import node_rank
 from ledger.record.writer import Writer
 from ledger.store.base import run_stream
 
@@ -107,6 +112,7 @@ def record_command(
             mend="hand it over in an environment variable, and let the task read it there",
         )
     data = [pin_data(book, name, _snapshot(uri, request.snapshot)) for name, uri in request.data.items()]
+    places = data_places({each.name: place(book, each) for each in data})  # fetched before anything is on record
     run_id, name = new_run(book)
     started = RunStarted(
         name=name,
@@ -134,7 +140,7 @@ def record_command(
     run = Started(run_id, name)
     if on_start:
         on_start(run)
-    launch = Launch(tuple(request.command), request.directory, data_places({d.name: Path(d.path) for d in data}))
+    launch = Launch(tuple(request.command), request.directory, places)
     return carry_out(book, run, launch, request.world, outputs=request.outputs, watch=watch)
 
 
@@ -144,6 +150,7 @@ def begin_replay(
     *,
     invocation: Sequence[str],
     launch: Launch,
+    world: World,
     code: CodeCaptured,
     config: ConfigResolved | None,
     data: Sequence[DataCommitted],
@@ -158,6 +165,7 @@ def begin_replay(
             "kind": "replay",
             "invocation": Redactor(os.environ).argv(invocation),
             "command": launch.command,
+            "world": world,
             "directory": str(launch.directory),
             "replay_of": original.id,
             "tags": (),
@@ -183,31 +191,61 @@ def carry_out(
     watch: Watch | None = None,
 ) -> Outcome:
     """Launch a run's command, watch it, keep what it printed and wrote, and record how it ended."""
-    redactor = Redactor(os.environ)
-    identity = {"LEDGER_RUN": run.run_id, "LEDGER_ATTEMPT": str(run.attempt), "PYTHONUNBUFFERED": "1"}
-    base = {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_RESUME_")}
-    whole = replace(launch, environ=_seen({**base, **book.settings.environ(), **identity}, launch))
-    argv = book.plugins.launch(whole, world)
-    spool = book.settings.scratch / "consoles" / f"{run.run_id}-{run.attempt}.txt"
-    spool.parent.mkdir(parents=True, exist_ok=True)
-    console = Console(spool, redactor)
     watching = _Watching(book, run, watch)
     heartbeat = Heartbeat(book, run.run_id, run.attempt)
     try:
-        ended = supervise(argv, cwd=launch.directory, environ=whole.environ, console=console, on_tick=watching.tick)
+        ended, console, spent = _carried_out(book, run, launch, world, watching.tick)
     except LedgerError as error:
         # The run is in the log already: that it never came to run is a fact too.
-        book.append(run.run_id, RunFailed(exception=redactor.text(str(error))), attempt=run.attempt)
+        told = Redactor(os.environ).text(str(error))
+        book.append(run.run_id, RunFailed(exception=told), attempt=run.attempt)
         raise
     finally:
         heartbeat.stop()
+        discard_fetched(book, run.run_id, run.attempt)
     book.recover()  # what processes of the command logged that did not live to see it into the log
     watching.tick()
-    facts: list[Event] = [console.store(book.objects)]
+    facts: list[Event] = [*spent, console.store(book.objects)]
     if console.failure:
         facts.append(RunAnnotated(text=f"the console was not kept whole: {console.failure}"))
     facts += [_output(book, launch.directory, path) for path in outputs]
     return _end(book, run, ended, facts)
+
+
+@undisturbed()
+def carry_out_beside(book: Book, run: Started, launch: Launch, world: World) -> Outcome:
+    """Launch this node's part of a run that another node records, and keep what it printed."""
+    try:
+        ended, console, spent = _carried_out(book, run, launch, world, None)
+    finally:
+        discard_fetched(book, run.run_id, run.attempt)
+    book.recover()
+    writer = Writer(book, run.run_id, attempt=run.attempt, name="ledger")
+    with suppress(FencedAttempt), closing(writer):  # the run may have gone on without this node
+        writer.append(*spent, console.store(book.objects))
+    return _outcome(run, _ending(ended, None), ended)
+
+
+def _carried_out(
+    book: Book, run: Started, launch: Launch, world: World, on_tick: Callable[[], bool] | None
+) -> tuple[Exit, Console, list[GpuTimeUsed]]:
+    identity = {"LEDGER_RUN": run.run_id, "LEDGER_ATTEMPT": str(run.attempt), "PYTHONUNBUFFERED": "1"}
+    base = {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_RESUME_")}
+    whole = replace(launch, environ=_seen({**base, **book.settings.environ(), **identity}, launch))
+    argv = book.plugins.launch(whole, world)
+    node = f"-node{node_rank(world)}" if world.nodes > 1 else ""
+    spool = book.settings.scratch / "consoles" / f"{run.run_id}-{run.attempt}{node}.txt"
+    spool.parent.mkdir(parents=True, exist_ok=True)
+    console = Console(spool, Redactor(os.environ))
+    speakers = Speakers(book.settings.scratch, run.run_id)
+    with closing(Writer(book, run.run_id, attempt=run.attempt, name="ledger")) as writer:
+        meter = Meter(writer.append, speakers, supervising=True)
+        try:
+            ended = supervise(argv, cwd=launch.directory, environ=whole.environ, console=console, on_tick=on_tick)
+        finally:
+            spent = meter.stop()
+            speakers.forget()
+    return ended, console, spent
 
 
 def _seen(environ: Mapping[str, str], launch: Launch) -> dict[str, str]:
@@ -235,7 +273,8 @@ class _Watching:
                 if recorded is None:
                     return True
                 self._seen = recorded.global_position
-                if recorded.metadata.attempt == self._attempt and not self._watch(recorded):
+                # A newer attempt is of this launch, too: its launcher has started the processes again.
+                if (recorded.metadata.attempt or 0) >= self._attempt and not self._watch(recorded):
                     return False
         except Unavailable:  # training goes on, and what it logs waits in its journal
             self._tail = self._follow()
@@ -248,6 +287,7 @@ class _Watching:
 def _end(book: Book, run: Started, ended: Exit, facts: list[Event]) -> Outcome:
     try:
         state = read_run(book.store, run_stream(run.run_id))
+        run = replace(run, attempt=_newest_of_this_process(state, run.attempt))
         said = state.attempt.ended  # a rank that failed has said why already
         known = said or _ending(ended, state)
     except Unavailable:  # the end waits in a journal, and says less
@@ -256,13 +296,24 @@ def _end(book: Book, run: Started, ended: Exit, facts: list[Event]) -> Outcome:
         facts.append(known)
     with closing(Writer(book, run.run_id, attempt=run.attempt, name="ledger")) as writer:
         writer.append(*facts)
-    match known:
+    return _outcome(run, known, ended)
+
+
+def _newest_of_this_process(state: RunState, attempt: int) -> int:
+    """The attempt that ends now: ``attempt``, or one that its own processes began when they were started again."""
+    newest, me = state.attempt, this_process()
+    mine = newest.number > attempt and (newest.process.host, newest.process.pid) == (me.host, me.pid)
+    return newest.number if mine else attempt
+
+
+def _outcome(run: Started, end: RunCompleted | RunFailed | RunInterrupted, ended: Exit) -> Outcome:
+    match end:
         case RunCompleted():
             return Outcome(run.run_id, run.name, "completed", 0, None, None, ended.stopped)
         case RunInterrupted():
-            return Outcome(run.run_id, run.name, "interrupted", ended.code, known.signal, None, ended.stopped)
+            return Outcome(run.run_id, run.name, "interrupted", ended.code, end.signal, None, ended.stopped)
         case RunFailed():
-            return Outcome(run.run_id, run.name, "failed", ended.code, ended.signal, known.exception, ended.stopped)
+            return Outcome(run.run_id, run.name, "failed", ended.code, ended.signal, end.exception, ended.stopped)
 
 
 def _ending(ended: Exit, state: RunState | None) -> RunCompleted | RunFailed | RunInterrupted:

@@ -3,86 +3,120 @@
 from __future__ import annotations
 
 import os
-import shutil
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ledger.book import Book, this_process
-from ledger.errors import CheckpointUnavailable, ConcurrentAppend, Conflict, LedgerError
-from ledger.events import TrainingResumed
+from ledger.errors import Conflict, LedgerError, UsageError
 from ledger.hooks.ports import Launch
 from ledger.record.capture.code import changed_since
 from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secret_shapes import WITHHELD
+from ledger.record.capture.secrets import Redactor
 from ledger.record.command import Outcome, Started, Watch, carry_out
 from ledger.record.data import data_places, place
-from ledger.record.facts import environment
+from ledger.record.facts import environment, resolved_config
+from ledger.record.fetched import Fetched, discard_fetched, fetch_newest, place_of
+from ledger.record.take import take
+from ledger.record.world import Asked
 from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from ledger.events import CheckpointWritten, Event
+    from ledger.events import Event, World
     from ledger.read.state import RunState
 
 
 def resume_command(
     book: Book,
     reference: str,
+    asked: Asked = Asked(),  # noqa: B008 - frozen
     *,
     watch: Watch | None = None,
     on_start: Callable[[Started], None] | None = None,
 ) -> Outcome:
     """Go on with a run from its newest whole checkpoint, as a new attempt.
 
-    Raises ``Conflict`` where the run still trains or another process resumes it at this moment, ``LedgerError``
-    where there is nothing to resume or the code is no longer what was recorded.
+    It is launched as the last attempt was, but for what is ``asked``; with another number of processes the trainer
+    shares its recipe out anew. Raises ``Conflict`` where the run still trains or another process resumes it
+    at this moment, ``LedgerError`` where there is nothing to resume or the code is no longer what was recorded.
     """
     state = book.run(reference)
     _must_be_resumable(book, state)
-    directory = Path(state.started.directory)
     attempt = state.attempt.number + 1
+    world = world_to_resume(state, asked)
+    resized = _resized(book, state, world)
     # Before the new attempt is on record: data that cannot be had must not leave it behind, never begun.
-    environ = data_places({name: place(book, committed) for name, committed in state.data.items()})
-    with _restored(book, state, attempt) as (checkpoint, fetched, skipped):
-        resumed = TrainingResumed(
-            attempt=attempt,
-            step=checkpoint.step if checkpoint else None,
-            checkpoint=checkpoint.digest if checkpoint else None,
-            uri=checkpoint.uri if checkpoint else None,
-            skipped=skipped,
-            process=this_process(),
-        )
-        facts: list[Event] = [resumed, environment(book, interpreter_of(state.started.command, directory=directory))]
-        _take(book, state, facts, attempt)
+    launch = launch_of(book, state)
+    try:
+        fetched = fetch_newest(book, state, place_of(book, state.id, attempt, attempt, this_process()))
+        interpreter = interpreter_of(state.started.command, directory=launch.directory)
+        resumed = fetched.resumed(attempt, world=world if world != state.world else None)
+        take(book, state, [resumed, environment(book, interpreter), *resized], attempt)
         run = Started(state.id, state.name, attempt)
         if on_start:
             on_start(run)
-        if checkpoint:
-            environ |= {"LEDGER_RESUME_FROM": str(fetched), "LEDGER_RESUME_STEP": repr(checkpoint.step)}
-        launch = Launch(state.started.command, directory, environ)
+        launch = going_on(launch, fetched)
         outputs = [Path(path) for path in state.started.outputs]
-        return carry_out(book, run, launch, state.world, outputs=outputs, watch=watch)
+        return carry_out(book, run, launch, world, outputs=outputs, watch=watch)
+    finally:
+        discard_fetched(book, state.id, attempt)
 
 
-def _take(book: Book, state: RunState, facts: list[Event], attempt: int) -> None:
-    """Append the first facts of the new attempt, unless somebody else has begun it."""
-    version = state.version
-    while True:
-        try:
-            book.append(state.id, *facts, attempt=attempt, expected_version=version)
-        except ConcurrentAppend as error:
-            # A note, or a process of the old attempt that still lives, is no reason to give up.
-            now = book.run(state.id)
-            if now.attempt.number >= attempt:
-                raise Conflict(
-                    f"{state.name} was resumed by another process at the same moment",
-                    mend=f"`ledger show {state.name}` tells where it runs",
-                ) from error
-            version = now.version
-        else:
-            return
+def launch_of(book: Book, state: RunState) -> Launch:
+    """The run's command where it ran before, its data in place. Raises ``DataUnavailable``."""
+    environ = data_places({name: place(book, committed) for name, committed in state.data.items()})
+    return Launch(state.started.command, Path(state.started.directory), environ)
+
+
+def going_on(launch: Launch, fetched: Fetched) -> Launch:
+    """The same, going on from what was fetched."""
+    if fetched.checkpoint is None:
+        return launch
+    found = {"LEDGER_RESUME_FROM": str(fetched.place), "LEDGER_RESUME_STEP": repr(fetched.checkpoint.step)}
+    return replace(launch, environ={**launch.environ, **found})
+
+
+def must_be_here(state: RunState) -> None:
+    """Raise ``LedgerError`` where the run's directory is not on this host."""
+    if not Path(state.started.directory).is_dir():
+        raise LedgerError(
+            f"{state.name} ran in {state.started.directory}, which is gone",
+            mend=f"`ledger replay {state.name} --to DIR` rebuilds its code elsewhere",
+        )
+
+
+def must_be_unchanged(book: Book, state: RunState) -> None:
+    """Raise ``LedgerError`` where the code is not what was recorded."""
+    if state.code is None:
+        raise LedgerError(f"{state.name} cannot be resumed: its code was not captured", mend="start it anew")
+    if changed := changed_since(state.code, book.objects, book.hasher):
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise LedgerError(
+            f"the code has changed since {state.name} started ({shown}): what went on would be another run",
+            mend="restore those files, or start a new run",
+        )
+
+
+def world_to_resume(state: RunState, asked: Asked) -> World:
+    """That of the last attempt, but for what was asked for. Raises ``UsageError``."""
+    if asked and state.started.kind != "train":
+        raise UsageError(
+            f"{state.name} is a command of its own: it alone decides how many processes train",
+            mend=f"`ledger resume {state.name}` goes on as before; only `ledger train` can change them",
+        )
+    return asked.changed(state.world)
+
+
+def _resized(book: Book, state: RunState, world: World) -> list[Event]:
+    """The configuration for another number of processes."""
+    if world.processes == state.world.processes:
+        return []
+    recipe = book.plugins.trainer(book.settings).resize(state.config, world.processes)
+    overrides = [*(state.resolved.overrides if state.resolved else ()), f"parallel.processes={world.processes}"]
+    return [resolved_config(recipe.config, overrides, Redactor(os.environ))]
 
 
 def _must_be_resumable(book: Book, state: RunState) -> None:
@@ -103,46 +137,10 @@ def _must_be_resumable(book: Book, state: RunState) -> None:
             f"{name} still trains: process {process.pid} on {process.host}",
             mend=f"stop it first: kill {process.pid}{'' if book.alive(process) else elsewhere}",
         )
-    if not Path(state.started.directory).is_dir():
-        raise LedgerError(
-            f"{name} ran in {state.started.directory}, which is gone",
-            mend=f"`ledger replay {name} --to DIR` rebuilds its code elsewhere",
-        )
+    must_be_here(state)
     if any(WITHHELD in word for word in state.started.command):
         raise LedgerError(
             f"{name} cannot be resumed: its command line holds a secret, which is not on record",
             mend="start it anew, with the secret in an environment variable",
         )
-    if state.code is None:
-        raise LedgerError(f"{name} cannot be resumed: its code was not captured", mend="start it anew")
-    if changed := changed_since(state.code, book.objects, book.hasher):
-        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-        raise LedgerError(
-            f"the code has changed since {name} started ({shown}): what went on would be another run",
-            mend="restore those files, or start a new run",
-        )
-
-
-@contextmanager
-def _restored(
-    book: Book, state: RunState, attempt: int
-) -> Iterator[tuple[CheckpointWritten | None, Path, tuple[str, ...]]]:
-    """The newest whole checkpoint, fetched and verified, and why newer ones were passed over."""
-    place = book.settings.scratch / "resume" / f"{state.id}-{attempt}-{os.getpid()}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    skipped: list[str] = []
-    chosen = None
-    try:
-        for checkpoint in reversed(state.checkpoints):
-            try:
-                book.checkpoints().read(checkpoint, place)
-            except LedgerError as error:
-                if not isinstance(error, CheckpointUnavailable) and error.exit_code != 1:
-                    raise
-                skipped.append(f"{checkpoint.name}: {error}")
-            else:
-                chosen = checkpoint
-                break
-        yield chosen, place, tuple(skipped)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    must_be_unchanged(book, state)

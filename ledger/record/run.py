@@ -12,7 +12,7 @@ import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, Final, Self, SupportsFloat
 
 from ledger.book import Book, open_ledger, this_process
 from ledger.errors import FencedAttempt, LedgerError, NotFound, UsageError
@@ -27,10 +27,13 @@ from ledger.events import (
     RunStarted,
     World,
 )
+from ledger.record.capture.family import Speakers
+from ledger.record.capture.gpu_time import Meter
 from ledger.record.capture.secrets import Redactor
 from ledger.record.data import Data, pin_data
 from ledger.record.facts import begin, capture, failure, new_run, resolved_config, written_artifact
 from ledger.record.heartbeat import Heartbeat
+from ledger.record.restart import launched_attempt, restarted, restarts
 from ledger.record.writer import Writer
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 
     from ledger.events import Event, Trigger
     from ledger.read.state import RunState
+
+
+_STOPS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class Run:
@@ -70,6 +76,9 @@ class Run:
         self._ended = False
         self._signal: str | None = None
         self._process = os.getpid()
+        self._speakers = Speakers(book.settings.scratch, self.id)
+        self._speakers.announce()
+        self._meter = Meter(self._writer.append, self._speakers, step=lambda: self._step)
         if owned:
             self._heartbeat = Heartbeat(book, self.id, attempt)
             self._previous_sigterm = _on_sigterm(self._terminated)
@@ -135,7 +144,15 @@ class Run:
         tensors: Mapping[str, str] | None = None,
         shards: Mapping[str, str] | None = None,
     ) -> None:
-        """Record digests of the model's parameters and of the optimizer's state at ``step``."""
+        """Record digests of the model's parameters and of the optimizer's state at ``step``.
+
+        They are of the whole training: of several ranks the first one calls it. Raises ``UsageError`` on another.
+        """
+        if self.rank:
+            raise UsageError(
+                f"rank {self.rank} cannot fingerprint the training: two that speak at once would contradict each other",
+                mend="gather the digests on rank 0, give those of each rank as `shards`, and call it there only",
+            )
         self._writer.append(
             ParametersFingerprinted(
                 step=step,
@@ -189,18 +206,30 @@ class Run:
         self._kept.append(written)
         return written
 
+    @property
+    def scratch(self) -> Path:
+        """Where this run's checkpoints lie until they are stored; processes on several hosts must all see it.
+
+        ``LEDGER_SCRATCH`` says where.
+        """
+        return self._book.settings.scratch / "saving" / self.id
+
     def checkpoints(self) -> list[CheckpointWritten]:
         """Checkpoints of this run that are kept, all attempts, in the order in which they were written."""
         return list(self._kept)
 
     def delete_checkpoint(self, written: CheckpointWritten, reason: str) -> None:
-        """Record that a checkpoint goes and why, then remove it from its store."""
+        """Record that a checkpoint goes and why, then remove it from its store.
+
+        Where the store failed it can be called again: the fact is recorded once.
+        """
         # In this order: who dies in between leaves files that nobody needs, and no log that names what is gone.
-        self._writer.append(
-            CheckpointDeleted(
-                step=written.step, name=written.name, uri=written.uri, digest=written.digest, reason=reason
+        if any(kept.uri == written.uri for kept in self._kept):
+            self._writer.append(
+                CheckpointDeleted(
+                    step=written.step, name=written.name, uri=written.uri, digest=written.digest, reason=reason
+                )
             )
-        )
         self._kept = [kept for kept in self._kept if kept.uri != written.uri]
         self._book.checkpoints().delete(written)
 
@@ -248,11 +277,13 @@ class Run:
     def _finish_with(self, error: BaseException | None) -> None:
         """End the run as ``error``, or its absence, tells."""
         succeeded = error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
-        interruption = self._signal or ("SIGINT" if isinstance(error, KeyboardInterrupt) else None)
+        interruption = self._signal or _interruption(error)
         if isinstance(error, FencedAttempt):
             self._ended = True  # another attempt has the run now: there is nothing left for this one to say
         elif interruption:
-            self._end(RunInterrupted(signal=interruption, step=self._step) if self._owned else None)
+            # Rank 0 of several tells it as well: its launcher makes one exit code of whatever ended them.
+            said = self._owned or self.rank == 0
+            self._end(RunInterrupted(signal=interruption, step=self._step) if said else None)
         elif succeeded:
             self.finish()
         else:
@@ -266,11 +297,15 @@ class Run:
         self._ended = True
         if event is not None:
             self._book.recover()  # what children of this process logged that are dead by now
-            self._writer.append(event)
+        facts: list[Event] = [*self._meter.stop(), *([event] if event else [])]
+        if facts:
+            self._writer.append(*facts)
         self._close()
 
     def _close(self) -> None:
+        self._meter.stop()  # where how the run ended could not be recorded, so cannot this
         self._writer.close()
+        self._speakers.withdraw()
         if self._owned:
             self._heartbeat.stop()
             with suppress(ValueError):  # not the main thread: no handler was installed either
@@ -279,10 +314,12 @@ class Run:
     def _at_exit(self) -> None:
         # Reached with the run still open only where it was used without `with`, or where its end failed.
         try:
-            if self._owned and not self._ended:
+            if self._ended:
+                self._close()
+            elif self._owned:
                 self._finish_with(getattr(sys, "last_value", None))
             else:
-                self._close()
+                self._end(None)
         except LedgerError as error:
             warnings.warn(f"the last facts of {self.name} did not reach the log: {error}", RuntimeWarning, stacklevel=2)
 
@@ -314,21 +351,30 @@ def start_run(
     return run
 
 
-def current_run(*, book: Book | None = None) -> Run:
+def current_run(*, book: Book | None = None, rank: int | None = None) -> Run:
     """The run of the recorded command that this process belongs to.
+
+    ``rank`` is that of a process that no launcher has given one (``RANK``).
+
+    Where torchrun has started the processes again after one of them died (``--max-restarts``), they are a new attempt,
+    which goes on from the newest whole checkpoint: ``resumed_from`` has it, as after `ledger resume`.
 
     Raises ``UsageError`` outside of `ledger run`, `ledger train`, `ledger resume` and `ledger replay`.
     """
-    try:
-        run_id, attempt = os.environ["LEDGER_RUN"], int(os.environ.get("LEDGER_ATTEMPT", "1"))
-    except KeyError:
+    run_id = os.environ.get("LEDGER_RUN")
+    if run_id is None:
         raise UsageError(
             "no run is being recorded in this process",
             mend="start it with `ledger run -- COMMAND`, or call ledger.start_run()",
-        ) from None
+        )
     book = book or open_ledger()
-    rank = os.environ.get("RANK")
-    run = Run(book, book.run(run_id), attempt=attempt, rank=None if rank is None else int(rank), owned=False)
+    rank = int(os.environ["RANK"]) if "RANK" in os.environ else rank
+    if restarts():
+        begun = restarted(book, run_id, leads=rank == 0)
+        run = Run(book, book.run(run_id), attempt=begun.attempt, rank=rank, owned=False)
+        run.resumed_from, run.resumed_step = begun.resumed_from, begun.step
+        return run
+    run = Run(book, book.run(run_id), attempt=launched_attempt(), rank=rank, owned=False)
     if resumed := os.environ.get("LEDGER_RESUME_FROM"):
         run.resumed_from = Path(resumed)
         run.resumed_step = float(os.environ["LEDGER_RESUME_STEP"])
@@ -354,6 +400,14 @@ def _own_run(book: Book, *, seed: int | None, tags: Sequence[str], project: str 
     )
     begin(book, started, run_id, *capture(book, Path.cwd(), entry_point=sys.argv[0] or None, command=command))
     return Run(book, book.run(run_id), attempt=1, rank=None, owned=True)
+
+
+def _interruption(error: BaseException | None) -> str | None:
+    """The signal that ended a program: Ctrl-C, or one that it turns into its exit code, 128 and its number."""
+    if isinstance(error, KeyboardInterrupt):
+        return "SIGINT"
+    code = error.code if isinstance(error, SystemExit) else None
+    return next((number.name for number in _STOPS if code == 128 + number), None)
 
 
 def _is_failure(error: BaseException) -> bool:

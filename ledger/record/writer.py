@@ -74,10 +74,11 @@ class Writer:
                 self._warn(f"metrics wait in memory only, training goes on: {error}")
 
     def append(self, *events: Event) -> None:
-        """Record facts durably, after everything that was given before.
+        """Record facts, after everything that was given before.
 
-        They are in the log when this returns or, where the log cannot be reached, on this host's disk. Raises
-        ``StoreUnavailable`` where not even that can be done.
+        They are in the log when this returns or, where the log cannot be reached, on this host's disk; if none of them
+        is of a ``durable`` type, they outlive this process and are in the log soon. Raises ``StoreUnavailable`` where
+        not even that can be done.
         """
         metadata = self._metadata()
         whole = b"".join(fact_frame(self._book.codec.draft(event, metadata)) for event in events)
@@ -88,6 +89,8 @@ class Writer:
             journal = self._journal
             assert journal is not None  # noqa: S101 - mypy cannot see that _open() has made one
             journal.add(whole)
+        if not any(event.durable for event in events):
+            return
         if self._unreachable:  # the thread waits for the log already
             journal.sync()
             return

@@ -24,12 +24,25 @@ from ledger.events import (
     RunFailed,
     RunInterrupted,
 )
-from ledger.replay.witnesses import FINGERPRINT, KINDS, Key, Sequence, Witnesses, artifacts, parts
+from ledger.replay.part import step_text
+from ledger.replay.witnesses import (
+    FINGERPRINT,
+    KINDS,
+    UNPLANNED,
+    Key,
+    Sequence,
+    Witnesses,
+    artifacts,
+    holders,
+    independent_of_ranks,
+    parts,
+)
 
 if TYPE_CHECKING:
     from ledger.codec import Recorded
     from ledger.events import Verdict
     from ledger.read.state import End, RunState
+    from ledger.replay.part import Part
     from ledger.replay.witnesses import Parts
 
 NOTHING: Final = "nothing"
@@ -77,6 +90,8 @@ class _Tally:
     """Index of the original's next value."""
     equal: int = 0
     unequal: int = 0
+    incomparable: int = 0
+    """Digests of what other processes share out otherwise."""
     largest: tuple[float, float] = (0.0, 0.0)
     """The largest relative deviation, and its step."""
     first_failure: Divergence | None = None
@@ -86,17 +101,19 @@ class _Tally:
 class Comparison:
     """Compares a run with its replay. Feed it the replay's events as they come, then ask for the judgement.
 
-    An original that was interrupted is compared as far as it came: what the replay does beyond is its own
-    business. What a later attempt of the original took back is no witness either.
+    An original that was interrupted is compared as far as it came, a part as far as it goes: what the replay does
+    beyond is its own business. What a later attempt of the original took back is no witness either.
     """
 
-    def __init__(self, original: RunState, tolerance: float | None = None) -> None:
+    def __init__(self, original: RunState, part: Part, tolerance: float | None = None) -> None:
         self._original = original
         self._tolerance = tolerance
-        self._witnesses = Witnesses.of(original)
+        self._part = part
+        self._witnesses = Witnesses.of(original, part)
         self._tallies = {key: _Tally() for key in self._witnesses.series}
         self._first: _Found | None = None
         self._reached = -math.inf
+        self._lowest = math.inf
         self._inexact = False
 
     @property
@@ -107,8 +124,8 @@ class Comparison:
 
     @property
     def done(self) -> bool:
-        """Whether the rest of the replay decides nothing: the original was interrupted here."""
-        return self._witnesses.open_ended and self.exhausted
+        """Whether the rest of the replay decides nothing: the original was interrupted here, or the part ends."""
+        return self._witnesses.endless and self.exhausted
 
     @property
     def first(self) -> Divergence | None:
@@ -123,7 +140,7 @@ class Comparison:
             case ParametersFingerprinted() as event:
                 self._meet(FINGERPRINT, event.step, parts(event))
             case CheckpointWritten() as event:
-                self._meet(Key("checkpoint", event.name), event.step, parts(event))
+                self._meet(Key("checkpoint", event.name), event.step, parts(event), surplus=self._may_be_new(event))
             case DataCommitted() as event:
                 self._feed_data(event)
         return self.first
@@ -138,9 +155,10 @@ class Comparison:
         if not stopped:
             for key, sequence in self._witnesses.series.items():
                 self._miss(key, self._tallies[key], sequence, len(sequence.steps))
-            if not self._witnesses.open_ended:
+            if not self._witnesses.endless and self._part.whole:
                 checks += self._artifacts(replayed)
         checks[1:1] = [self._check(key, tally) for key, tally in self._tallies.items() if self._counts(key, tally)]
+        checks += self._beginning()
         return Judgement(self._verdict(), tuple(checks), self.first)
 
     # --- series ---------------------------------------------------------------------------------------------
@@ -152,14 +170,22 @@ class Comparison:
                 if value is not None:
                     self._meet(key, step, {"": value})
 
-    def _meet(self, key: Key, step: float, actual: Parts) -> None:
+    def _may_be_new(self, event: CheckpointWritten) -> bool:
+        """Whether a checkpoint that the original lacks proves nothing: a clock asked for it, or a best value so far.
+
+        What was best before a part began is not known to its replay.
+        """
+        return event.trigger in UNPLANNED or (event.best and self._part.checkpoint is not None)
+
+    def _meet(self, key: Key, step: float, actual: Parts, *, surplus: bool = False) -> None:
         """Compare the replay's next value of a series with the original's at that step."""
         self._reached = max(self._reached, step)
+        self._lowest = min(self._lowest, step)
         tally = self._tallies.setdefault(key, _Tally())
         sequence = self._witnesses.series.get(key)
         index = sequence.find(step, tally.met) if sequence else None
         if sequence is None or index is None:
-            if not self._witnesses.beyond(key, step):
+            if not surplus and not self._witnesses.beyond(key, step):
                 self._diverge(key, tally, step, expected=NOTHING, actual=_summary(actual))
             return
         self._miss(key, tally, sequence, index)
@@ -167,7 +193,11 @@ class Comparison:
         self._weigh(key, tally, step, sequence.values[index], actual)
 
     def _weigh(self, key: Key, tally: _Tally, step: float, expected: Parts, actual: Parts) -> None:
-        unequal = [part for part in dict(chain(expected.items(), actual.items())) if not _equal(expected, actual, part)]
+        compared = self._comparable(key, step, expected, actual)
+        if not compared:
+            tally.incomparable += 1
+            return
+        unequal = [part for part in compared if not _equal(expected, actual, part)]
         if not unequal:
             tally.equal += 1
             return
@@ -179,8 +209,16 @@ class Comparison:
                 tally.largest = (by, step)
             if self._tolerance is None or by > self._tolerance:
                 told = _told(expected.get(part)), _told(actual.get(part))
+                part += holders(expected, unequal)
                 self._diverge(key, tally, step, expected=told[0], actual=told[1], part=part)
                 return
+
+    def _comparable(self, key: Key, step: float, expected: Parts, actual: Parts) -> list[str]:
+        """The parts of two values that must be equal, the most telling first."""
+        if key.kind == "metric" or not self._part.resized_at(step):
+            return list(dict(chain(expected.items(), actual.items())))
+        # Other processes write other files, and have other shares of the tensors.
+        return independent_of_ranks(expected, actual) if key.kind == "fingerprint" else []
 
     def _miss(self, key: Key, tally: _Tally, sequence: Sequence, until: int) -> None:
         """Note the original's values from the next one to before ``until`` as missing."""
@@ -221,11 +259,9 @@ class Comparison:
 
     def _extent(self) -> str:
         until = self._witnesses.until
-        return (
-            f", the last before the interruption at step {until:g}"
-            if self._witnesses.open_ended and until is not None
-            else ""
-        )
+        if self._part.until is not None or not self._witnesses.open_ended or until is None:
+            return ""
+        return f", the last before the interruption at step {step_text(until)}"
 
     def _account(self, tally: _Tally, sequence: Sequence) -> str:
         told = [f"{tally.equal} equal bit for bit"]
@@ -233,15 +269,17 @@ class Comparison:
             largest, step = tally.largest
             told.append(
                 f"{tally.unequal} not"
-                + (f", largest relative deviation {largest!r} at step {step:g}" if largest else "")
+                + (f", largest relative deviation {largest!r} at step {step_text(step)}" if largest else "")
             )
+        if tally.incomparable:
+            told.append(f"{tally.incomparable} not compared, as other processes share it out otherwise")
         first = tally.first_failure
         if first is not None:
-            told.append(f"first at step {first.step:g}: {first.actual} instead of {first.expected}")
+            told.append(f"first at step {step_text(first.step or 0)}: {first.actual} instead of {first.expected}")
         rest = range(tally.met, len(sequence.steps))
         forced = sum(index in sequence.optional for index in rest)
         if forced:
-            told.append(f"{forced} made by an interruption, which did not come again")
+            told.append(f"{forced} made by the clock or an interruption, which need not come again")
         if len(rest) > forced:
             told.append(f"{len(rest) - forced} not reached")
         return "; ".join(told)
@@ -258,12 +296,8 @@ class Comparison:
         """Compare how the two ended. A crash explains what is missing behind it: it comes first."""
         expected, actual = status(self._original.ended), status(replayed.ended)
         crashed = isinstance(replayed.ended, RunFailed) and not self.exhausted
-        if stopped or (self._witnesses.open_ended and not crashed):
-            why = (
-                "the original was interrupted"
-                if self._witnesses.open_ended
-                else "the replay was stopped where it diverged"
-            )
+        if stopped or (self._witnesses.endless and not crashed):
+            why = self._why_stopped()
             return Check(name="exit status", expected=expected, actual=f"{actual}; not compared: {why}", passed=True)
         passed = expected == actual
         if not passed:
@@ -271,6 +305,21 @@ class Comparison:
             told = Divergence(what="exit status", step=step, expected=expected, actual=_cause(replayed.ended))
             self._note((self._reached, True, -1, ""), told)
         return Check(name="exit status", expected=expected, actual=_cause(replayed.ended), passed=passed)
+
+    def _why_stopped(self) -> str:
+        if self._part.until is not None:
+            return f"the part ends at step {step_text(self._part.until)}"
+        if self._witnesses.open_ended:
+            return "the original was interrupted"
+        return "the replay was stopped where it diverged"
+
+    def _beginning(self) -> list[Check]:
+        """Of a part: whether the command did go on from the checkpoint. One that starts over proves no less."""
+        checkpoint = self._part.checkpoint
+        if checkpoint is None or self._lowest > checkpoint.step:
+            return []
+        told = f"it logged step {step_text(self._lowest)}: the command may have started over"
+        return [Check(name="went on", expected=f"after step {step_text(checkpoint.step)}", actual=told, passed=True)]
 
     def _artifacts(self, replayed: RunState) -> list[Check]:
         before = self._witnesses.artifacts
@@ -291,7 +340,8 @@ class Comparison:
     def _verdict(self) -> Verdict:
         if self._first is not None:
             return "diverged"
-        if self._witnesses.empty:
+        compared = any(tally.equal or tally.unequal for tally in self._tallies.values())
+        if self._witnesses.empty or not (compared or self._witnesses.artifacts):
             return "not-replayable"
         return "within-tolerance" if self._inexact else "identical"
 

@@ -6,11 +6,13 @@ import shlex
 from typing import TYPE_CHECKING, Final
 
 from ledger.replay.layout import InWorkspace, spelled
+from ledger.replay.part import step_text
 from ledger.replay.plan import (
     CheckOutCode,
     Compare,
     Launch,
     MaterialiseData,
+    RestoreCheckpoint,
     RestoreEnvironment,
     WriteConfig,
 )
@@ -26,10 +28,11 @@ WORKSPACE: Final = "WORKSPACE"
 
 
 def describe(plan: Plan) -> list[str]:
-    """What the replay will do, what stands in its way, what differs and what may matter."""
+    """What the replay will do, what stands in its way, what to expect, what differs and what may matter."""
     lines = [f"{number}. {line}" for number, line in enumerate(map(_step, plan.steps), 1)]
     for title, entries in (
         ("not replayable", plan.reasons),
+        ("the same bits are not to be expected", plan.inexact),
         ("differs from the original", plan.differences),
         ("take note", plan.warnings),
     ):
@@ -49,6 +52,11 @@ def _step(step: Step) -> str:
             return f"fetch data {data.name}: {data.uri} at {data.commit[:12]} ({data.files} files) to {place}"
         case WriteConfig():
             return f"give the run its configuration: {len(step.resolved.config)} keys, {step.resolved.digest[:12]}"
+        case RestoreCheckpoint(checkpoint=kept):
+            place = spelled(InWorkspace(step.to), WORKSPACE)
+            return (
+                f"fetch checkpoint {kept.name}: {kept.digest[:12]} ({len(kept.files)} files) to {place}, to go on from"
+            )
         case Launch():
             return _launch(step)
         case Compare():
@@ -87,8 +95,10 @@ def _compare(step: Compare) -> Iterator[str]:
         f"how it ends ({step.exit_status})": step.exit_status,
     }
     yield from (text for text, there in counts.items() if there)
+    if step.after is not None:
+        yield f"after step {step_text(step.after)}"
     if step.exit_status is None:
-        yield "as far as it came" + (f": step {step.until:g}" if step.until is not None else "")
+        yield f"up to step {step_text(step.until)}" if step.until is not None else "as far as it came"
 
 
 def _told(word: Word) -> str:

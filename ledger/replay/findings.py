@@ -8,24 +8,30 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ledger.errors import LedgerError, ObjectNotFound, PluginUnavailable
+from ledger.errors import LedgerError, ObjectNotFound, PluginUnavailable, UsageError
 from ledger.hooks.ports import Availability, Launch
 from ledger.record.capture.interpreter import interpreter_of
-from ledger.record.facts import environment
+from ledger.record.capture.secrets import Redactor
+from ledger.record.facts import environment, resolved_config
 from ledger.replay.layout import InWorkspace, is_below
+from ledger.replay.part import replayed, resolved
 from ledger.replay.plan import Findings, program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ledger.book import Book
-    from ledger.events import DataCommitted
+    from ledger.events import ConfigResolved, DataCommitted, World
     from ledger.objects import Manifest
     from ledger.read.state import RunState
+    from ledger.replay.part import Part
 
 
-def look_up(book: Book, state: RunState) -> Findings:
-    """Everything that :func:`ledger.replay.plan.plan` asks for. Raises ``StoreUnavailable``; starts nothing."""
+def look_up(book: Book, state: RunState, part: Part) -> Findings:
+    """Everything that :func:`ledger.replay.plan.plan` asks for; starts nothing.
+
+    Raises ``StoreUnavailable``, and ``UsageError`` where the run cannot have as many processes as are asked for.
+    """
     tree = _tree(book, state)
     word = program(state, tree) if state.started.command else ""
     executable = isinstance(word, InWorkspace) or shutil.which(word) is not None
@@ -37,8 +43,9 @@ def look_up(book: Book, state: RunState) -> Findings:
         tree=tree,
         missing=tuple(book.objects.missing(tree)) if tree else (),
         data={name: _availability(book, commit) for name, commit in state.data.items()},
-        launcher=_launcher(book, state),
+        launcher=_launcher(book, state, replayed(part.attempts[0].world, part.processes)),
         uncaptured=tuple(_uncaptured(state, tree)) if tree else (),
+        resized=_resized(book, state, part),
     )
 
 
@@ -61,11 +68,34 @@ def _availability(book: Book, commit: DataCommitted) -> Availability:
         return Availability(False, f"{error}: {error.mend}" if error.mend else str(error))
 
 
-def _launcher(book: Book, state: RunState) -> str:
+def _resized(book: Book, state: RunState, part: Part) -> ConfigResolved | None:
+    """The configuration for another number of processes, where one is asked for."""
+    if part.processes is None:
+        return None
+    config = resolved(state, part)
+    if config is None or not _trained(book, state):
+        raise UsageError(
+            f"{state.name} was not trained from a recipe: its command decides how many processes there are",
+            mend="leave --nproc out, or record a new run with another command",
+        )
+    recipe = book.plugins.trainer(book.settings).resize(config.config, part.processes)
+    return resolved_config(
+        recipe.config, (*config.overrides, f"parallel.processes={part.processes}"), Redactor(os.environ)
+    )
+
+
+def _trained(book: Book, state: RunState) -> bool:
+    """Whether `ledger train` made the run, or what it is a replay of."""
+    while state.started.replay_of is not None:
+        state = book.run(state.started.replay_of)
+    return state.started.kind == "train"
+
+
+def _launcher(book: Book, state: RunState, world: World) -> str:
     """Why the processes of the run cannot be launched together; empty where they can."""
     launch = Launch(state.started.command, Path(state.started.directory), {})
     try:
-        argv = book.plugins.launch(launch, state.world) if launch.command else []
+        argv = book.plugins.launch(launch, world) if launch.command else []
     except LedgerError as error:
         return f"{error}: {error.mend}" if error.mend else str(error)
     wrapped = argv[:1] != list(launch.command[:1])

@@ -25,6 +25,8 @@ DATA: Final = ".ledger-data"
 """Where in a workspace the data lie that did not lie beside the code."""
 OUTSIDE: Final = ".ledger-out"
 """Where in a workspace a replay writes what its original wrote outside of the code's directory."""
+CHECKPOINT: Final = ".ledger-checkpoint"
+"""Where in a workspace the checkpoint is that a replay of a part goes on from."""
 _ASSIGNMENT: Final = re.compile(r"[\w.+~-]+=")
 
 

@@ -12,13 +12,16 @@ from ledger.read.environment import differences
 from ledger.record.capture.secret_names import is_secret_file
 from ledger.record.capture.secret_shapes import WITHHELD
 from ledger.replay.compare import status
-from ledger.replay.layout import InWorkspace, Layout, is_below
+from ledger.replay.inexact import inexact
+from ledger.replay.layout import CHECKPOINT, InWorkspace, Layout, is_below
+from ledger.replay.part import WHOLE, Part, Scope, choose, replayed, resolved, step_text
 from ledger.replay.witnesses import Witnesses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ledger.events import (
+        CheckpointWritten,
         CodeCaptured,
         ConfigResolved,
         DataCommitted,
@@ -78,6 +81,14 @@ class WriteConfig:
 
 
 @dataclass(frozen=True)
+class RestoreCheckpoint:
+    """Fetch a checkpoint, verified, and give it to the command to go on from."""
+
+    checkpoint: CheckpointWritten
+    to: str
+
+
+@dataclass(frozen=True)
 class Launch:
     """Start the command."""
 
@@ -101,12 +112,14 @@ class Compare:
     checkpoints: int
     artifacts: int
     exit_status: str | None
-    """None where the original was interrupted."""
+    """None where the original was interrupted, and where a part ends before it."""
     until: float | None
     """The last step that is compared."""
+    after: float | None = None
+    """The step that is gone on from; None: from the beginning."""
 
 
-Step = CheckOutCode | RestoreEnvironment | MaterialiseData | WriteConfig | Launch | Compare
+Step = CheckOutCode | RestoreEnvironment | MaterialiseData | WriteConfig | RestoreCheckpoint | Launch | Compare
 
 
 @dataclass(frozen=True)
@@ -123,6 +136,11 @@ class Plan:
     """What differs between the environment of then and of now, most important first."""
     warnings: tuple[str, ...] = ()
     """What may keep the replay from being exact, and is not certain to."""
+    inexact: tuple[str, ...] = ()
+    """Why the same bits are not to be expected."""
+    part: Part = WHOLE
+    segment: tuple[float | None, float | None] | None = None
+    """As ``ReplayCompared.segment`` records it."""
 
 
 @dataclass(frozen=True)
@@ -147,16 +165,37 @@ class Findings:
     """Why the launcher cannot start so many processes; empty if it can."""
     uncaptured: tuple[str, ...] = ()
     """Words of the command that name something in the code's directory which was not captured."""
+    resized: ConfigResolved | None = None
+    """The configuration for the number of processes that is asked for, where that is another than then."""
 
 
-def plan(state: RunState, findings: Findings) -> Plan:
-    """How to replay the run, or all the reasons why it cannot be done."""
-    witnesses = Witnesses.of(state)
-    reasons = tuple(_reasons(state, findings, witnesses))
-    steps = tuple(_steps(state, findings, witnesses)) if state.code else ()
-    recorded = state.environment
-    changes = differences(recorded, as_launched(findings.environment, recorded)) if recorded else []
-    return Plan(state.id, state.name, steps, reasons, tuple(changes), tuple(_warnings(state, findings)))
+def part_of(state: RunState, scope: Scope, passed_over: Collection[tuple[str, str]] = ()) -> Part:
+    """The part of the run that ``scope`` means. Raises ``UsageError``, ``CheckpointUnavailable``."""
+    return choose(state, scope, Witnesses.of(state).until, passed_over)
+
+
+def plan(state: RunState, findings: Findings, part: Part | None = None) -> Plan:
+    """How to replay the run or a part of it, or all the reasons why it cannot be done."""
+    part = part or part_of(state, Scope())
+    witnesses = Witnesses.of(state, part)
+    recorded = environment_of(state, part)
+    now = as_launched(findings.environment, recorded) if recorded else findings.environment
+    return Plan(
+        state.id,
+        state.name,
+        steps=tuple(_steps(state, findings, witnesses)) if state.code else (),
+        reasons=tuple(_reasons(state, findings, witnesses)),
+        differences=tuple(differences(recorded, now)) if recorded else (),
+        warnings=tuple(_warnings(state, findings, part)),
+        inexact=inexact(state, part, now),
+        part=part,
+        segment=None if part.whole else (part.checkpoint.step if part.checkpoint else None, witnesses.until),
+    )
+
+
+def environment_of(state: RunState, part: Part) -> EnvironmentCaptured | None:
+    """What the first of the part's steps were made on, as far as that is known."""
+    return next((attempt.environment for attempt in part.attempts if attempt.environment), state.environment)
 
 
 def as_launched(now: EnvironmentCaptured, recorded: EnvironmentCaptured) -> EnvironmentCaptured:
@@ -170,27 +209,32 @@ def as_launched(now: EnvironmentCaptured, recorded: EnvironmentCaptured) -> Envi
 
 def _steps(state: RunState, findings: Findings, witnesses: Witnesses) -> Iterator[Step]:
     assert state.code is not None  # noqa: S101 - the caller has seen to it
-    layout = Layout(state)
+    part, layout = witnesses.part, Layout(state)
+    environment = environment_of(state, part)
     places = layout.place_data(state.data, findings.tree)
     outputs = layout.place_outputs(state.artifacts)
     yield CheckOutCode(state.code, layout.code)
-    if state.environment:
-        yield _environment(state.environment, findings.environment, state.code, layout)
+    if environment:
+        yield _environment(environment, findings.environment, state.code, layout)
     for name, commit in state.data.items():
         yield MaterialiseData(commit, places[name])
-    if state.resolved:
-        yield WriteConfig(state.resolved)
+    if config := findings.resized or resolved(state, part):
+        yield WriteConfig(config)
+    if part.checkpoint:
+        yield RestoreCheckpoint(part.checkpoint, f"{CHECKPOINT}/state")
     command = _command(state, findings, layout)
     typed = state.started.invocation if state.started.kind == "train" else ()
-    yield Launch(command, layout.directory, state.world, state.seed, outputs, typed)
+    world = replayed(part.attempts[0].world if part.attempts else state.world, part.processes)
+    yield Launch(command, layout.directory, world, state.seed, outputs, typed)
     yield Compare(
         metrics=sum(key.kind == "metric" for key in witnesses.series),
         points=witnesses.count("metric"),
         fingerprints=witnesses.count("fingerprint"),
         checkpoints=witnesses.count("checkpoint"),
         artifacts=len(witnesses.artifacts),
-        exit_status=None if witnesses.open_ended else status(state.ended),
+        exit_status=None if witnesses.endless else status(state.ended),
         until=witnesses.until,
+        after=part.checkpoint.step if part.checkpoint else None,
     )
 
 
@@ -255,7 +299,9 @@ def _reasons(state: RunState, findings: Findings, witnesses: Witnesses) -> Itera
     if state.started.kind == "train" and state.resolved and state.resolved.withheld:
         keys = _some(state.resolved.withheld)
         yield f"the log does not hold the secrets of its configuration ({keys}): read them from the environment"
-    if witnesses.empty:
+    if witnesses.empty and not witnesses.part.whole:
+        yield "nothing is on record in this part that a replay could be compared with: ask for more steps"
+    elif witnesses.empty:
         yield (
             "nothing is on record that a replay could be compared with: "
             "log metrics, or name outputs with --out, in a new run"
@@ -314,7 +360,7 @@ def _command_reasons(state: RunState, findings: Findings) -> Iterator[str]:
         yield f"{state.world.processes} processes cannot be launched: {findings.launcher}"
 
 
-def _warnings(state: RunState, findings: Findings) -> Iterator[str]:
+def _warnings(state: RunState, findings: Findings, part: Part) -> Iterator[str]:
     process = state.attempt.process
     if state.status == "running" and findings.alive is None:
         yield f"no end is on record: taken as interrupted, unless process {process.pid} on {process.host} still runs"
@@ -325,8 +371,22 @@ def _warnings(state: RunState, findings: Findings) -> Iterator[str]:
             yield f"{file.path} was not captured ({file.reason})"
     for word in findings.uncaptured:
         yield f"{word} lies beside the code, but was not captured: if the command reads it, name it with --data"
+    yield from _start_warnings(state, part)
     if state.seed is None and state.resolved is None:
         yield "no seed is on record: only a command that draws no random numbers will be identical"
+
+
+def _start_warnings(state: RunState, part: Part) -> Iterator[str]:
+    """What is to be said of where the replay of a part goes on from."""
+    for lost in part.passed_over:
+        yield f"passed over {lost}"
+    if part.from_step is not None and part.checkpoint is None:
+        yield f"there is no checkpoint at or before step {step_text(part.from_step)}: it starts at the beginning"
+    if part.checkpoint and state.started.kind != "train":
+        yield (
+            "its command must itself go on from the checkpoint, which is in LEDGER_RESUME_FROM and in Python "
+            "run.resumed_from: one that starts over takes longer, or diverges"
+        )
 
 
 def _some(names: Sequence[str], separator: str = ", ") -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.record.data import data_variable
 from ledger.replay.layout import InWorkspace
-from ledger.replay.plan import Launch, MaterialiseData, RestoreEnvironment
+from ledger.replay.part import step_text
+from ledger.replay.plan import Launch, MaterialiseData, RestoreCheckpoint, RestoreEnvironment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +27,19 @@ def script(plan: Plan, *, directory: Path | None = None) -> str:
     return "\n".join([*_head(plan), *_rebuild(plan, directory), *_run(plan)]) + "\n"
 
 
+def _asked(plan: Plan) -> str:
+    """The options by which the plan was asked for."""
+    part = plan.part
+    asked = {"--from-step": part.from_step, "--until-step": part.until, "--nproc": part.processes}
+    return "".join(f" {option} {step_text(value)}" for option, value in asked.items() if value is not None)
+
+
 def _head(plan: Plan) -> Iterator[str]:
     yield "#!/bin/sh"
     yield f"# Repeats {plan.name} ({plan.run}). Written by `ledger replay --script`."
     for title, entries in (
         ("not replayable", plan.reasons),
+        ("inexact", plan.inexact),
         ("differs here", plan.differences),
         ("take note", plan.warnings),
     ):
@@ -44,7 +53,7 @@ def _rebuild(plan: Plan, directory: Path | None) -> Iterator[str]:
     yield ""
     yield "# The code and the data, every byte verified."
     yield f"if [ $# -gt 0 ]; then DIR=$1; else DIR={default}; fi"
-    yield f'[ -e "$DIR" ] || ledger replay {shlex.quote(plan.run)} --to "$DIR"'
+    yield f'[ -e "$DIR" ] || ledger replay {shlex.quote(plan.run)}{_asked(plan)} --to "$DIR"'
     yield 'DIR=$(cd -- "$DIR" && pwd)'
 
 
@@ -55,8 +64,11 @@ def _run(plan: Plan) -> Iterator[str]:
                 yield from _environment(step)
             case MaterialiseData(commit=data):
                 yield from _export(data_variable(data.name), _quoted(InWorkspace(step.to)))
+            case RestoreCheckpoint():
+                yield from _export("LEDGER_RESUME_FROM", _quoted(InWorkspace(step.to)))
+                yield from _export("LEDGER_RESUME_STEP", shlex.quote(repr(step.checkpoint.step)))
             case Launch():
-                yield from _launch(step)
+                yield from _launch(plan, step)
             case _:
                 pass
 
@@ -81,9 +93,13 @@ def _export(name: str, quoted: str) -> Iterator[str]:
         yield f"export {name}={quoted}"
 
 
-def _launch(step: Launch) -> Iterator[str]:
+def _launch(plan: Plan, step: Launch) -> Iterator[str]:
     yield ""
     yield f"cd -- {_quoted(InWorkspace(step.directory))}"
+    if step.typed and _asked(plan):
+        yield "# Only Ledger itself starts a recipe's training in the middle, or with other processes."
+        yield f"ledger replay {shlex.quote(plan.run)}{_asked(plan)}"
+        return
     if step.typed:
         yield shlex.join(step.typed)
         return

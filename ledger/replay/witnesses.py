@@ -6,15 +6,16 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from ledger.events import CheckpointWritten, ParametersFingerprinted, RunCompleted, RunFailed
 from ledger.replay.layout import Layout
+from ledger.replay.part import WHOLE, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ledger.events import Trigger
     from ledger.read.state import RunState
 
 Kind = Literal["fingerprint", "metric", "checkpoint"]
@@ -22,6 +23,8 @@ KINDS: Final[tuple[Kind, ...]] = ("fingerprint", "metric", "checkpoint")
 """In the order in which divergences at the same step are named."""
 Parts = Mapping[str, float | str]
 """One value of a series: a number under "", or several digests, each under the name of what it is of."""
+UNPLANNED: Final[tuple[Trigger, ...]] = ("minutes", "interruption")
+"""Why a checkpoint was written that a clock or a signal asked for: no other run has it at the same step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Key:
 
 
 FINGERPRINT: Final = Key("fingerprint")
+_TENSOR: Final = "tensor "
+_RANK: Final = "rank "
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Sequence:
     steps: tuple[float, ...]
     values: tuple[Parts, ...]
     optional: frozenset[int] = frozenset()
-    """Indices of what an interruption made; a run that was never interrupted does not have them."""
+    """Indices of what a clock or an interruption made: another run of the same need not have them."""
     _places: dict[float, list[int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -79,20 +84,43 @@ class Witnesses:
 
     series: Mapping[Key, Sequence]
     artifacts: Mapping[str, str]
-    """See :func:`artifacts`."""
+    """See :func:`artifacts`. Of a part there are none: a file tells of the whole run, and has no step."""
     open_ended: bool
     """Whether the original was interrupted: it is compared as far as it came, and its artifacts, which may be
     half-written, are not."""
     resumed: frozenset[float] = frozenset()
     """Steps that attempts went on from."""
+    latest: Mapping[tuple[Kind, int | None], float] = field(default_factory=dict)
+    """The last step of the whole run by kind and rank."""
+    part: Part = WHOLE
 
     @classmethod
-    def of(cls, state: RunState) -> Witnesses:
-        """The witnesses of a run; of one whose end nobody recorded, those up to where it came."""
-        series = {**_metrics(state), **_fingerprints(state), **_checkpoints(state)}
+    def of(cls, state: RunState, part: Part = WHOLE) -> Witnesses:
+        """The witnesses of a part of a run; of one whose end nobody recorded, those up to where it came."""
+        points = {**_metrics(state), **_fingerprints(state), **_checkpoints(state)}
         open_ended = state.status in ("interrupted", "running")
         resumed = frozenset(step for step in state.resumed_at.values() if step is not None)
-        return cls(series, {} if open_ended else artifacts(state), open_ended, resumed)
+        latest: dict[tuple[Kind, int | None], float] = {}
+        for key, found in points.items():
+            of = key.kind, key.rank
+            latest[of] = max((latest.get(of, -math.inf), *(point.step for point in found)))
+        series = {
+            key: _sequence(p for p in found if part.covers(p.step) and not _is_other(key, p.step, part))
+            for key, found in points.items()
+        }
+        return cls(
+            {key: sequence for key, sequence in series.items() if sequence.steps},
+            {} if open_ended or not part.whole else artifacts(state),
+            open_ended,
+            resumed,
+            latest,
+            part,
+        )
+
+    @property
+    def endless(self) -> bool:
+        """Whether the comparison is over before the command is: how it ends says nothing."""
+        return self.open_ended or self.part.until is not None
 
     @property
     def empty(self) -> bool:
@@ -109,42 +137,65 @@ class Witnesses:
         return max((s for sequence in self.series.values() for s in sequence.steps), default=None)
 
     def beyond(self, key: Key, step: float) -> bool:
-        """Whether a value that the original lacks lies behind a place where it was interrupted.
+        """Whether a value that the original lacks lies outside of the part, or behind a place where it was interrupted.
 
         A step may have several checkpoints. An attempt killed between two of them is resumed from the first, and
-        the second is never written. Otherwise it is the end that counts:
-        numbers and fingerprints of one process come in order, so what is missing before its last step was
-        never made. A checkpoint takes time to write: any after the last may have been lost.
+        the second is never written. Otherwise it is the end that counts: numbers of one process come in order, so
+        what is missing before its last step was never made. Checkpoints and fingerprints are recorded from behind,
+        a fingerprint before the checkpoint of its step: any after the last may have been lost.
         """
+        if not self.part.covers(step) or _is_other(key, step, self.part):
+            return True
         if key.kind == "checkpoint" and step in self.resumed:
             return True
-        return self.open_ended and (
-            step > self._last_checkpoint
-            if key.kind == "checkpoint"
-            else step >= self._last_of_rank.get(key.rank, -math.inf)
-        )
+        if not self.open_ended:
+            return False
+        if key.kind == "metric":
+            return step >= self._latest(key.kind, key.rank)
+        stored = self._latest("checkpoint")
+        return step > (stored if key.kind == "checkpoint" else max(stored, self._latest("fingerprint")))
 
-    @cached_property
-    def _last_checkpoint(self) -> float:
-        steps = (s for key, sequence in self.series.items() if key.kind == "checkpoint" for s in sequence.steps)
-        return max(steps, default=-math.inf)
+    def _latest(self, kind: Kind, rank: int | None = None) -> float:
+        return self.latest.get((kind, rank), -math.inf)
 
-    @cached_property
-    def _last_of_rank(self) -> dict[int | None, float]:
-        last: dict[int | None, float] = {}
-        for key, sequence in self.series.items():
-            if key.kind != "checkpoint":
-                last[key.rank] = max((last.get(key.rank, -math.inf), *sequence.steps))
-        return last
+
+def _is_other(key: Key, step: float, part: Part) -> bool:
+    """Whether a value is of one rank among others than now: only what the first says is said for all."""
+    return bool(key.rank) and part.resized_at(step)
 
 
 def parts(event: ParametersFingerprinted | CheckpointWritten) -> dict[str, str]:
     """The digests that an event holds, the most telling first."""
     if isinstance(event, CheckpointWritten):
         return {file.path: file.digest for file in sorted(event.files, key=lambda file: file.path)}
-    tensors = {f"tensor {name}": digest for name, digest in event.tensors.items()}
+    tensors = {f"{_TENSOR}{name}": digest for name, digest in event.tensors.items()}
     optimizer = {"optimizer": event.optimizer} if event.optimizer is not None else {}
-    return {**tensors, "parameters": event.parameters, **optimizer}
+    ranks = {f"{_RANK}{rank}": digest for rank, digest in event.shards.items()}
+    return {**tensors, "parameters": event.parameters, **optimizer, **ranks}
+
+
+def holders(expected: Parts, unequal: Iterable[str]) -> str:
+    """Which ranks hold what is ``unequal`` of a fingerprint, as far as that can be told; empty where it cannot."""
+    ranks = [part.removeprefix(_RANK) for part in expected if part.startswith(_RANK)]
+    theirs = [part.removeprefix(_RANK) for part in unequal if part.startswith(_RANK)]
+    if not theirs or len(theirs) == len(ranks):
+        return ""
+    return f" (rank{'s' * (len(theirs) > 1)} {', '.join(theirs)})"
+
+
+def independent_of_ranks(expected: Parts, actual: Parts) -> list[str]:
+    """Of two fingerprints the parts that mean the same, however the tensors were shared out among the ranks.
+
+    Those are the tensors that both have whole, and the digest of all where both have nothing but whole ones.
+    """
+    whole = [part for part in expected if part in actual and part.startswith(_TENSOR) and not _is_shard(part)]
+    if any(_is_shard(part) for part in (*expected, *actual)):
+        return whole
+    return whole + [part for part in ("parameters", "optimizer") if part in expected and part in actual]
+
+
+def _is_shard(part: str) -> bool:
+    return part.startswith(_TENSOR) and part.endswith("]")
 
 
 def artifacts(state: RunState) -> dict[str, str]:
@@ -153,36 +204,37 @@ def artifacts(state: RunState) -> dict[str, str]:
     return {layout.artifact(path) if layout else path: a.digest for path, a in state.artifacts.items()}
 
 
-def _metrics(state: RunState) -> dict[Key, Sequence]:
+def _metrics(state: RunState) -> dict[Key, list[_Point]]:
     found = {}
     for rank, columns in state.columns.items():
         for name in sorted(columns):
             series = state.series(name, rank=rank)
             points = zip(series.step, series.attempt, series.value, strict=True)
             key = Key("metric", name, rank)
-            found[key] = _sequence(_Point(step, attempt, {"": value}) for step, attempt, value in points)
+            found[key] = [_Point(step, attempt, {"": value}) for step, attempt, value in points]
     return found
 
 
-def _fingerprints(state: RunState) -> dict[Key, Sequence]:
+def _fingerprints(state: RunState) -> dict[Key, list[_Point]]:
     kept = {id(event) for event in state.effective(state.fingerprinted)}
     made = [_Point(e.step, attempt, parts(e)) for attempt, e in state.fingerprinted if id(e) in kept]
-    return {FINGERPRINT: _sequence(made)} if made else {}
+    return {FINGERPRINT: made} if made else {}
 
 
-def _checkpoints(state: RunState) -> dict[Key, Sequence]:
+def _checkpoints(state: RunState) -> dict[Key, list[_Point]]:
     forced = _forced(state)
     found: dict[Key, list[_Point]] = {}
     for e in state.effective(state.written):
-        point = _Point(e.step, e.attempt, parts(e), optional=id(e) in forced)
+        point = _Point(e.step, e.attempt, parts(e), optional=e.trigger in UNPLANNED or id(e) in forced)
         found.setdefault(Key("checkpoint", e.name), []).append(point)
-    return {key: _sequence(points) for key, points in found.items()}
+    return found
 
 
 def _forced(state: RunState) -> set[int]:
     """Identities of the checkpoints that attempts may have written only because they were interrupted.
 
-    A trainer that is told to stop saves the step it has reached, whatever its schedule says.
+    A trainer that is told to stop saves the step it has reached, whatever its schedule says; a script of the
+    user's own need not say why.
     """
     found = set()
     for attempt in state.attempts:

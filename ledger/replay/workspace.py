@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from ledger.errors import IntegrityError, Unavailable, UsageError
-from ledger.replay.layout import DATA, OUTSIDE, InWorkspace
-from ledger.replay.plan import CheckOutCode, Launch, MaterialiseData
+from ledger.errors import CheckpointUnavailable, IntegrityError, LedgerError, Unavailable, UsageError
+from ledger.replay.layout import CHECKPOINT, DATA, OUTSIDE, InWorkspace
+from ledger.replay.plan import CheckOutCode, Launch, MaterialiseData, RestoreCheckpoint
 
 if TYPE_CHECKING:
     from ledger.book import Book
-    from ledger.events import CodeCaptured, DataCommitted
+    from ledger.events import CheckpointWritten, CodeCaptured, DataCommitted
     from ledger.replay.plan import Plan
 
 _GIT_OPTIONS: Final = tuple(
@@ -57,11 +57,19 @@ class Workspace:
             _git(self.repository, "worktree", "remove", "--force", "--force", str(self.worktree))
 
 
+class CheckpointLost(CheckpointUnavailable):
+    """A checkpoint that the log has is gone, or is not what was stored."""
+
+    def __init__(self, checkpoint: CheckpointWritten, error: LedgerError) -> None:
+        super().__init__(str(error), mend=error.mend)
+        self.checkpoint = checkpoint
+
+
 def make_workspace(book: Book, plan: Plan, path: Path) -> Workspace:
     """Rebuild what ``plan`` needs at ``path``, which must not exist or be empty.
 
     Raises ``UsageError`` where it is taken, ``ObjectNotFound``, ``DigestMismatch`` or ``DataUnavailable`` where
-    code or data cannot be had; nothing is then left of it.
+    code or data cannot be had, ``CheckpointLost`` where that is so of the checkpoint; nothing is then left of it.
     """
     path = Path(os.path.abspath(path))
     if os.path.lexists(path) and not _is_empty(path):
@@ -77,6 +85,8 @@ def make_workspace(book: Book, plan: Plan, path: Path) -> Workspace:
                     _check_out(book, step.code, path / step.to, tracked=repository is not None)
                 case MaterialiseData():
                     _materialise(book, step.commit, path, step.to)
+                case RestoreCheckpoint():
+                    _restore(book, step.checkpoint, path, step.to)
                 case Launch():
                     _make_room(path, step)
                 case _:
@@ -159,6 +169,18 @@ def _materialise(book: Book, commit: DataCommitted, path: Path, to: str) -> None
     _hide(path, to, DATA)
     source = book.plugins.data_source_named(commit.provider, commit.uri, book.settings, book.objects)
     source.fetch(commit, place)
+
+
+def _restore(book: Book, checkpoint: CheckpointWritten, path: Path, to: str) -> None:
+    """Fetch a checkpoint; what the code's tree has under that name gives way."""
+    place = path / to
+    shutil.rmtree(place.parent, ignore_errors=True)
+    place.parent.mkdir()
+    _hide(path, to, CHECKPOINT)
+    try:
+        book.checkpoints().read(checkpoint, place)
+    except (CheckpointUnavailable, IntegrityError) as error:
+        raise CheckpointLost(checkpoint, error) from error
 
 
 def _make_room(path: Path, step: Launch) -> None:

@@ -85,6 +85,25 @@ class BaseCheckpointStoreTests:
         third = store.write(_directory(tmp_path / "c", {"x": b"1"}), "c")
         assert first.digest == third.digest != second.digest
 
+    def test_a_base_changes_nothing_but_the_cost(self, store: CheckpointStore, tmp_path: Path) -> None:
+        first = store.write(_directory(tmp_path / "a", _FILES), "run-1/step-10")
+        moved = _FILES | {"model.pt": _FILES["model.pt"][:-1] + b"!"}
+        second = store.write(_directory(tmp_path / "b", moved), "run-1/step-20", first)
+        alone = store.write(tmp_path / "b", "run-2/step-20")
+        assert set(second.bases) <= {first.digest}
+        assert (second.digest, second.bytes, second.files) == (alone.digest, alone.bytes, alone.files)
+        assert alone.bases == ()
+        for number, stored in enumerate((second, alone)):
+            store.read(stored, tmp_path / f"back-{number}")
+            assert _content(tmp_path / f"back-{number}") == moved
+
+    def test_sweep_takes_nothing_that_is_needed(self, store: CheckpointStore, tmp_path: Path) -> None:
+        first = store.write(_directory(tmp_path / "a", _FILES), "run-1/step-10")
+        second = store.write(_directory(tmp_path / "b", _FILES | {"model.pt": b"other"}), "run-1/step-20", first)
+        assert list(store.sweep(dry=True)) == list(store.sweep(dry=False)) == []
+        for number, stored in enumerate((first, second)):
+            store.read(stored, tmp_path / f"back-{number}")
+
     def test_lists_by_key_and_prefix(self, store: CheckpointStore, tmp_path: Path) -> None:
         keys = ["run-1/step-10", "run-1/step-20", "run-10/step-10", "single"]
         written = [store.write(_directory(tmp_path / str(i), {"i": bytes([i])}), k) for i, k in enumerate(keys)]

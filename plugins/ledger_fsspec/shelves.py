@@ -1,200 +1,169 @@
-"""What the checkpoint store asks of the place it writes to: a local directory, or a file system behind
-fsspec.
+"""What the checkpoint store asks of the place it writes to. A shelf holds small files, each visible whole or
+not at all.
 
 Paths are relative to the root, with forward slashes, and were checked by the caller.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
+import time
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import uuid4
 
-from ledger.errors import PluginUnavailable
-from ledger.hooks.uris import without_credentials
+from ledger.files import sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
+    from pathlib import Path
+
+TEMPORARY: Final = "tmp"
+"""The folder of files that are being written, on shelves that need one."""
+
+
+def temporary_name() -> str:
+    """A path for a file that is being written: the time in it tells when it was given up."""
+    return f"{TEMPORARY}/{time.time():.0f}-{uuid4().hex}"
 
 
 class Shelf(Protocol):
-    """Failures are ``OSError``."""
+    """Failures are ``OSError``. Every method may be called from any thread."""
 
     uri: str
     """Without credentials and without a final slash."""
+    threads: int
+    """How many pieces to work on at a time."""
 
-    def open(self, path: str) -> BinaryIO:
-        """A stream to read from; ``FileNotFoundError`` where there is no file."""
+    def read(self, path: str) -> bytes:
+        """The content; ``FileNotFoundError`` where there is no file."""
 
-    def write(self, path: str, chunks: Iterable[bytes], *, executable: bool = False) -> None:
-        """A new file, durable when this returns."""
+    def write(self, path: str, parts: Sequence[Any]) -> None:
+        """Put the buffers, one after the other, in the place of whatever was there."""
 
-    def make(self, path: str) -> None:
-        """A directory, where there are such things."""
+    def create(self, path: str, parts: Sequence[Any]) -> bool:
+        """The same where nothing was there; False, and nothing done, where something was.
 
-    def move(self, source: str, dest: str, files: Iterable[str]) -> None:
-        """Make the directory ``source``, which holds ``files``, visible as ``dest``: the last file comes
-        last.
-
-        Raises ``OSError`` where ``dest`` exists already, on file systems that can tell.
+        Of two who create one path at once, on whatever hosts, one gets False.
         """
 
-    def set_aside(self, path: str, aside: str) -> None:
-        """Make room at ``path`` for a ``move``; what lies there is kept as ``aside`` or left in place."""
+    def settle(self, paths: Iterable[str]) -> None:
+        """Make the names of files that were written durable; their content is already."""
 
-    def remove(self, path: str, files: Iterable[str]) -> None:
-        """Remove ``files`` below ``path`` in this order, then whatever directories that left empty."""
+    def size(self, path: str) -> int | None:
+        """Bytes of the file, None where there is none."""
 
-    def clear(self, path: str) -> None:
-        """Remove ``path`` and all below it."""
+    def sizes(self, path: str, *, without: Collection[str] = ()) -> dict[str, int]:
+        """Bytes of every file below ``path`` by its path, except in the folders ``without`` at the top."""
 
-    def sizes(self, path: str) -> dict[str, int]:
-        """Size of every file at or below ``path``, by its path; empty where there is nothing."""
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove these files; those that are gone are fine."""
 
 
 class LocalShelf:
-    """A directory of plain files that people can use as they are."""
+    """A directory."""
+
+    threads = 4
 
     def __init__(self, root: Path) -> None:
         self.uri = root.as_uri().rstrip("/")
-        self._root = root
+        self._root = str(root)
 
-    def open(self, path: str) -> BinaryIO:
+    def read(self, path: str) -> bytes:
         """See ``Shelf``."""
-        return (self._root / path).open("rb", buffering=0)
+        with open(f"{self._root}/{path}", "rb", buffering=0) as stream:
+            return stream.read()
 
-    def write(self, path: str, chunks: Iterable[bytes], *, executable: bool = False) -> None:
-        """See ``Shelf``; the directories are synced by ``move``."""
-        final = self._root / path
-        final.parent.mkdir(parents=True, exist_ok=True)
-        mode = 0o777 if executable else 0o666  # less the user's umask
-        with open(os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb", buffering=0) as stream:
-            for chunk in chunks:
-                stream.write(chunk)
-            os.fsync(stream.fileno())
-
-    def make(self, path: str) -> None:
+    def write(self, path: str, parts: Sequence[Any]) -> None:
         """See ``Shelf``."""
-        (self._root / path).mkdir(parents=True, exist_ok=True)
+        self._put(path, parts, os.replace)
 
-    def move(self, source: str, dest: str, files: Iterable[str]) -> None:
-        """See ``Shelf``; one atomic rename, which refuses a directory that is not empty."""
-        final = self._root / dest
-        final.parent.mkdir(parents=True, exist_ok=True)
-        for directory, _, _ in os.walk(self._root / source):
-            _sync(Path(directory))
-        (self._root / source).rename(final)
-        for parent in final.parents:
-            _sync(parent)
-            if parent == self._root:
-                break
-
-    def set_aside(self, path: str, aside: str) -> None:
-        """See ``Shelf``; kept, for it may be somebody's."""
-        if (self._root / path).exists():
-            (self._root / path).rename(self._root / aside)
-
-    def remove(self, path: str, files: Iterable[str]) -> None:
+    def create(self, path: str, parts: Sequence[Any]) -> bool:
         """See ``Shelf``."""
-        top = self._root / path
-        for number, file in enumerate(files):
-            (top / file).unlink(missing_ok=True)
-            if number == 0 and top.is_dir():
-                _sync(top)
-        for directory, _, _ in os.walk(top, topdown=False):
-            with suppress(OSError):
-                os.rmdir(directory)
+        try:
+            self._put(path, parts, _link)
+        except FileExistsError:
+            return False
+        return True
 
-    def clear(self, path: str) -> None:
+    def settle(self, paths: Iterable[str]) -> None:
         """See ``Shelf``."""
-        shutil.rmtree(self._root / path, ignore_errors=True)
+        for directory in {folder for path in paths for folder in self._folders(path)}:
+            with suppress(FileNotFoundError):  # of what was removed meanwhile there is no name to keep
+                sync_directory(directory)
 
-    def sizes(self, path: str) -> dict[str, int]:
+    def size(self, path: str) -> int | None:
+        """See ``Shelf``."""
+        try:
+            return os.stat(f"{self._root}/{path}").st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def sizes(self, path: str, *, without: Collection[str] = ()) -> dict[str, int]:
         """See ``Shelf``."""
         found = {}
-        for directory, _, names in os.walk(self._root / path):
+        top = f"{self._root}/{path}".rstrip("/")
+        for directory, folders, names in os.walk(top):
+            if directory == top:
+                folders[:] = [folder for folder in folders if folder not in without]
             for name in names:
                 file = os.path.join(directory, name)
                 with suppress(FileNotFoundError):
                     found[os.path.relpath(file, self._root)] = os.stat(file).st_size
         return found
 
-
-class RemoteShelf:
-    """Any fsspec file system. Few of them rename directories at once: the manifest, moved last, decides."""
-
-    def __init__(self, url: str) -> None:
-        from fsspec.core import url_to_fs
-
-        self._fs: Any
-        try:
-            self._fs, root = url_to_fs(url if "://" in url else url.replace(":", "://", 1))
-        except ImportError as error:
-            raise PluginUnavailable(
-                f"checkpoints cannot go to {without_credentials(url)}: {error}", mend="install that library"
-            ) from error
-        self.uri = without_credentials(url).rstrip("/")
-        self._root = root.rstrip("/")
-
-    def open(self, path: str) -> BinaryIO:
-        """See ``Shelf``."""
-        return cast("BinaryIO", self._fs.open(self._at(path), "rb"))
-
-    def write(self, path: str, chunks: Iterable[bytes], *, executable: bool = False) -> None:
-        """See ``Shelf``; what the service has taken counts as durable."""
-        self._fs.makedirs(self._fs._parent(self._at(path)), exist_ok=True)
-        with self._fs.open(self._at(path), "wb") as stream:
-            for chunk in chunks:
-                stream.write(chunk)
-
-    def make(self, path: str) -> None:
-        """See ``Shelf``; the manifest alone remembers empty directories."""
-
-    def move(self, source: str, dest: str, files: Iterable[str]) -> None:
-        """See ``Shelf``."""
-        moved = list(files)
-        with suppress(FileNotFoundError):
-            self._fs.rm_file(self._at(f"{dest}/{moved[-1]}"))
-        for file in moved:
-            final = self._at(f"{dest}/{file}")
-            self._fs.makedirs(self._fs._parent(final), exist_ok=True)
-            self._fs.mv(self._at(f"{source}/{file}"), final)
-        self.clear(source)
-
-    def set_aside(self, path: str, aside: str) -> None:
-        """See ``Shelf``; left in place, to be overwritten: moving it would mean copying it."""
-
-    def remove(self, path: str, files: Iterable[str]) -> None:
-        """See ``Shelf``."""
-        for file in files:
+    def remove(self, paths: Sequence[str]) -> None:
+        """See ``Shelf``; folders that this leaves empty go too."""
+        for path in paths:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(f"{self._root}/{path}")
+        for folder in {folder for path in paths for folder in self._folders(path)[:1]}:
             with suppress(FileNotFoundError):
-                self._fs.rm_file(self._at(f"{path}/{file}"))
-        if not self.sizes(path):
-            self.clear(path)
+                sync_directory(folder)
+            with suppress(OSError):
+                while folder != self._root:
+                    os.rmdir(folder)
+                    folder = os.path.dirname(folder)
 
-    def clear(self, path: str) -> None:
-        """See ``Shelf``."""
-        with suppress(FileNotFoundError):
-            self._fs.rm(self._at(path), recursive=True)
-
-    def sizes(self, path: str) -> dict[str, int]:
-        """See ``Shelf``."""
-        self._fs.invalidate_cache()
+    def _put(self, path: str, parts: Sequence[Any], publish: Any) -> None:
+        temporary = f"{self._root}/{temporary_name()}"
+        final = f"{self._root}/{path}"
+        os.makedirs(os.path.dirname(temporary), exist_ok=True)
         try:
-            found = self._fs.find(self._at(path), detail=True)
-        except FileNotFoundError:
-            return {}
-        return {name[len(self._root) + 1 :]: int(about["size"]) for name, about in found.items()}
+            with open(temporary, "xb", buffering=0) as stream:
+                for part in parts:
+                    stream.write(part)
+                os.fsync(stream.fileno())
+            while True:
+                os.makedirs(os.path.dirname(final), exist_ok=True)
+                try:
+                    publish(temporary, final)
+                except FileNotFoundError:
+                    if os.path.exists(temporary):  # so the folder went just now, for it was empty
+                        continue
+                    raise
+                return
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
 
-    def _at(self, path: str) -> str:
-        return f"{self._root}/{path}" if path else self._root or self._fs.root_marker
+    def _folders(self, path: str) -> list[str]:
+        """All that hold the file, up to the root, from the inside."""
+        folders = [os.path.dirname(f"{self._root}/{path}")]
+        while folders[-1] != self._root:
+            folders.append(os.path.dirname(folders[-1]))
+        return folders
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _link(temporary: str, final: str) -> None:
+    """Give the file its name unless that is taken; a plain rename would replace what is there."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        # No links here (FAT, some network mounts). Between the look and the rename another may come first.
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), final) from error
+        os.rename(temporary, final)

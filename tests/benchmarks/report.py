@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from tests.benchmarks.figures import Quantity, Table
     from tests.benchmarks.targets import Judged
 
-BEGIN: Final = "<!-- figures: written by `make bench ARGS=--docs`, not by hand -->"
-END: Final = "<!-- end of figures -->"
+FIGURES: Final = (
+    "<!-- figures: written by `make bench ARGS=--docs`, not by hand -->",
+    "<!-- end of figures -->",
+)
+"""The marks between which a report stands in the docs."""
+GPU: Final = (
+    "<!-- figures of a GPU: written by `make bench-gpu ARGS=--docs`, not by hand -->",
+    "<!-- end of figures of a GPU -->",
+)
 
 
 @dataclass
@@ -60,11 +67,12 @@ class Report:
             parts += ["", f"## {table.title}", "", table.about, "", *_piped(_cells(table))]
         return "\n".join(parts)
 
-    def write_into(self, page: Path) -> None:
+    def write_into(self, page: Path, marks: tuple[str, str] = FIGURES) -> None:
         """Put the Markdown between the two marks of ``page``, and leave the rest of it alone."""
-        before, _, rest = page.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        page.write_text(f"{before}{BEGIN}\n\n{self.markdown()}\n\n{END}{after}")
+        begin, end = marks
+        before, _, rest = page.read_text().partition(begin)
+        _, _, after = rest.partition(end)
+        page.write_text(f"{before}{begin}\n\n{self.markdown()}\n\n{end}{after}")
 
 
 def shown(value: float | None, unit: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tests.benchmarks.contestant import OURS
+from tests.benchmarks.measures.training import FINGERPRINTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on one of Ledger's medians; where ``against`` names a peer, on the ratio to it."""
+    """A bound on one of Ledger's medians; where ``against`` names a peer's row, on the ratio to it."""
 
     measure: str
     quantity: str
@@ -65,6 +66,10 @@ TARGETS: Final = (
     *(Target("log", quantity, 10, against="wandb") for quantity in _RATES),
     Target("series", "seconds", 1),
     Target("training", "overhead", 0.5),
+    Target("training", "overhead", 0.5, row=FINGERPRINTED),
+    Target("checkpoint", "training waits", 10, against="torch.save"),
+    Target("checkpoint", "until safe", 1, against="torch.save"),
+    Target("replay", "replay / original", 1.05),
     Target("append", "8 writers", 100_000, row="PostgreSQL"),
     Target("verify", "checked", 300_000),
     Target("start", "help", 150),

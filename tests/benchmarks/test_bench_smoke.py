@@ -11,8 +11,9 @@ from tests.benchmarks import catalogue, measures, targets
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contestant import MODULES, OURS, Contestant, Unavailable, find
 from tests.benchmarks.figures import Quantity, Table
+from tests.benchmarks.measures import checkpoint
 from tests.benchmarks.process import call
-from tests.benchmarks.report import BEGIN, END, Report, shown
+from tests.benchmarks.report import FIGURES, Report, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,18 +54,18 @@ def test_writers_that_start_together_leave_every_event_in_the_log(tmp_path: Path
 
 def test_targets_are_about_measures_and_quantities_that_exist(report: Report) -> None:
     assert {target.measure for target in targets.TARGETS} <= set(measures.NAMES)
-    assert {target.against for target in targets.TARGETS} <= {None, *MODULES}
+    assert {target.against for target in targets.TARGETS} <= {None, *MODULES, *checkpoint.WAYS}
     judged = list(targets.judge(report.tables))
     assert {item.target.measure for item in judged} == {"log", "kill", "series", "verify"}
 
 
 def test_a_report_replaces_what_is_between_the_marks(report: Report, tmp_path: Path) -> None:
-    page = tmp_path / "benchmarks.md"
-    page.write_text(f"# Before\n\n{BEGIN}\n\nold figures\n\n{END}\n\nafter\n")
+    page, (begin, end) = tmp_path / "benchmarks.md", FIGURES
+    page.write_text(f"# Before\n\n{begin}\n\nold figures\n\n{end}\n\nafter\n")
     report.write_into(page)
     text = page.read_text()
-    assert text.startswith(f"# Before\n\n{BEGIN}\n")
-    assert text.endswith(f"{END}\n\nafter\n")
+    assert text.startswith(f"# Before\n\n{begin}\n")
+    assert text.endswith(f"{end}\n\nafter\n")
     assert "old figures" not in text
     assert "| Ledger |" in text
 

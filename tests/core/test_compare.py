@@ -21,15 +21,20 @@ from ledger.events import (
     RunCompleted,
     RunFailed,
     RunInterrupted,
+    World,
 )
 from ledger.read.state import fold
 from ledger.replay.compare import Comparison, Judgement, deviation, same_bits
+from ledger.replay.part import Scope
+from ledger.replay.plan import part_of
 from ledger.testing.builders import logged, resumed, run_started, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ledger.codec import Recorded
     from ledger.events import Event, MetricsLogged
+    from ledger.read.state import RunState
 
 DONE = RunCompleted(step=None)
 Points = list[tuple[float, float]]
@@ -75,6 +80,10 @@ def data(content: str) -> DataCommitted:
     )  # fmt: skip
 
 
+def compared_with(original: RunState, scope: Scope | None = None, tolerance: float | None = None) -> Comparison:
+    return Comparison(original, part_of(original, scope or Scope()), tolerance)
+
+
 def judge(
     original: Iterable[Event],
     replayed: Iterable[Event],
@@ -84,7 +93,7 @@ def judge(
 ) -> Judgement:
     """The judgement on a replay, both runs given by what follows their start."""
     events = stream([run_started(kind="replay"), *replayed], run_id="0190bbbb")
-    comparison = Comparison(fold(stream([run_started(), *original])), tolerance)
+    comparison = compared_with(fold(stream([run_started(), *original])), tolerance=tolerance)
     for recorded in events:
         comparison.feed(recorded)
     return comparison.finish(fold(events), stopped=stopped)
@@ -241,7 +250,7 @@ def test_every_rank_is_compared() -> None:
         ranks = [None, 0, 1, None]
         return [replace(r, metadata=replace(r.metadata, rank=k)) for r, k in zip(recorded, ranks, strict=True)]
 
-    comparison = Comparison(fold(ranked(run(2.0), "0190aaaa")))  # type: ignore[arg-type]
+    comparison = compared_with(fold(ranked(run(2.0), "0190aaaa")))  # type: ignore[arg-type]
     for recorded in ranked(run(3.0), "0190bbbb"):
         comparison.feed(recorded)  # type: ignore[arg-type]
     assert comparison.first is not None
@@ -373,7 +382,7 @@ def test_a_wrong_value_before_a_crash_comes_first() -> None:
 def test_an_interrupted_run_is_compared_as_far_as_it_came(ends: list[Event]) -> None:
     curve = points("x", [(step, float(step)) for step in range(10)])
     state = fold(stream([run_started(), *curve[:5], *ends]))
-    comparison = Comparison(state)
+    comparison = compared_with(state)
     replay = stream([run_started(kind="replay"), *curve, *points("late", [(9, 1.0)])], run_id="0190bbbb")
     for count, recorded in enumerate(replay):
         assert comparison.feed(recorded) is None
@@ -438,3 +447,211 @@ def test_a_replay_stopped_at_its_divergence_is_not_blamed_for_the_rest() -> None
 @pytest.mark.parametrize("tolerance", [None, 0.1])
 def test_nothing_to_compare_is_never_identical(tolerance: float | None) -> None:
     assert judge([DONE], [DONE], tolerance=tolerance).verdict == "not-replayable"
+
+
+# --- what comes and goes ------------------------------------------------------------------------------------
+
+
+def triggered(step: float, trigger: str, content: str = "w") -> CheckpointWritten:
+    return checkpoint(step, model=content).model_copy(update={"trigger": trigger})
+
+
+@pytest.mark.parametrize("trigger", ["minutes", "interruption"])
+def test_a_checkpoint_that_the_clock_or_a_signal_made_need_not_come_again(trigger: str) -> None:
+    curve = points("x", [(step, 1.0) for step in range(1, 6)])
+    with_it = [*curve[:3], triggered(3, trigger), *curve[3:], checkpoint(5, model="w"), DONE]
+    without = [*curve, checkpoint(5, model="w"), DONE]
+    assert judge(with_it, without).verdict == "identical"
+    assert judge(without, with_it).verdict == "identical"
+    elsewhere = [*curve[:2], triggered(2, trigger), *curve[2:], checkpoint(5, model="w"), DONE]
+    assert judge(with_it, elsewhere).verdict == "identical"
+    assert judge(with_it, [*curve, triggered(3, trigger, "v"), checkpoint(5, model="w"), DONE]).verdict == "diverged"
+
+
+@pytest.mark.parametrize("trigger", ["steps", "best", "last"])
+def test_a_scheduled_checkpoint_must_come_again(trigger: str) -> None:
+    curve = points("x", [(step, 1.0) for step in range(1, 6)])
+    with_it = [*curve[:3], triggered(3, trigger), *curve[3:], DONE]
+    assert judge(with_it, [*curve, DONE]).verdict == "diverged"
+    assert judge([*curve, DONE], with_it).verdict == "diverged"
+
+
+def test_fingerprints_that_a_kill_may_have_cost_are_no_surplus_and_others_are() -> None:
+    curve = points("x", [(step, 1.0) for step in range(1, 9)])
+    prints = [fingerprint(step, f"w{step}") for step in range(1, 9)]
+    killed = [*curve[:7], *prints[:4], checkpoint(4, model="w")]
+    assert judge(killed, [*curve, *prints, checkpoint(4, model="w")]).verdict == "identical"
+    lost = [*curve[:7], *prints[:3], checkpoint(4, model="w")]  # never one at or before a checkpoint
+    assert judge(lost, [*curve, *prints, checkpoint(4, model="w")]).verdict == "diverged"
+    assert judge([*killed, DONE], [*curve[:7], *prints, checkpoint(4, model="w"), DONE]).verdict == "diverged"
+
+
+def test_a_fingerprint_that_comes_late_shows_the_earlier_divergence() -> None:
+    curve = points("x", [(step, 1.0) for step in range(1, 5)])
+    original = [curve[0], fingerprint(1, "w"), *curve[1:], DONE]
+    replayed = [curve[0], *points("x", [(2, 2.0)]), fingerprint(1, "v"), *curve[2:], DONE]
+    found = judge(original, replayed).first_divergence
+    assert found is not None
+    assert (found.what, found.step) == ("parameters", 1.0)
+
+
+# --- shards -------------------------------------------------------------------------------------------------
+
+
+def sharded(step: float, ranks: dict[str, str], **tensors: str) -> ParametersFingerprinted:
+    whole = fingerprint(step, repr(tensors), **tensors)
+    return whole.model_copy(update={"shards": {rank: digest(held) for rank, held in ranks.items()}})
+
+
+def test_the_first_divergence_names_the_shard_and_the_rank_that_holds_it() -> None:
+    original = sharded(5, {"0": "a", "1": "b"}, **{"w[0,0]": "1", "w[4,0]": "2"})
+    replayed = sharded(5, {"0": "a", "1": "c"}, **{"w[0,0]": "1", "w[4,0]": "3"})
+    found = judge([original, DONE], [replayed, DONE]).first_divergence
+    assert found is not None
+    assert (found.what, found.expected, found.actual) == ("tensor w[4,0] (rank 1)", digest("2"), digest("3"))
+
+
+def test_no_rank_is_named_where_all_differ() -> None:
+    original = sharded(5, {"0": "a", "1": "b"}, **{"w[0,0]": "1", "w[4,0]": "2"})
+    replayed = sharded(5, {"0": "x", "1": "y"}, **{"w[0,0]": "7", "w[4,0]": "8"})
+    found = judge([original, DONE], [replayed, DONE]).first_divergence
+    assert found is not None
+    assert found.what == "tensor w[0,0]"
+
+
+# --- a part -------------------------------------------------------------------------------------------------
+
+
+def judge_part(
+    original: Iterable[Event], replayed: Iterable[Event], scope: Scope, *, stopped: bool = True
+) -> Judgement:
+    state = fold(stream([run_started(), *original]))
+    events = stream([run_started(kind="replay"), *replayed], run_id="0190bbbb")
+    comparison = compared_with(state, scope)
+    for recorded in events:
+        comparison.feed(recorded)
+    assert comparison.done is (scope.until_step is not None and comparison.exhausted)
+    return comparison.finish(fold(events), stopped=stopped)
+
+
+LONG = points("x", [(step, float(step)) for step in range(1, 11)])
+SAVED = [*LONG[:4], checkpoint(4, model="4"), *LONG[4:8], checkpoint(8, model="8"), *LONG[8:]]
+
+
+def test_of_a_part_only_its_own_steps_are_compared() -> None:
+    scope = Scope(from_step=5, until_step=8)
+    again = [*LONG[4:8], checkpoint(8, model="8"), *points("x", [(9, -1.0)])]
+    judgement = judge_part([*SAVED, artifact("a", "a"), DONE], again, scope)
+    assert judgement.verdict == "identical"
+    told = {check.name: check for check in judgement.checks}
+    assert told["x"].expected == "4 values"
+    assert "the part ends at step 8" in told["exit status"].actual
+    assert judge_part([*SAVED, DONE], again[1:], scope, stopped=False).verdict == "diverged"
+    assert judge_part([*SAVED, DONE], [*again[:2], *points("x", [(7, -1.0)])], scope).verdict == "diverged"
+
+
+def test_a_part_to_the_end_is_compared_with_how_it_ended() -> None:
+    scope = Scope(from_step=8)
+    assert (
+        judge_part([*SAVED, artifact("a", "a"), DONE], [*LONG[8:], DONE], scope, stopped=False).verdict == "identical"
+    )
+    crashed = [*LONG[8:], RunFailed(exception="e", exit_code=1)]
+    assert judge_part([*SAVED, DONE], crashed, scope, stopped=False).verdict == "diverged"
+
+
+def test_of_a_command_that_starts_over_it_is_said() -> None:
+    judgement = judge_part([*SAVED, DONE], [*LONG[:8], checkpoint(8, model="8")], Scope(from_step=4, until_step=8))
+    assert judgement.verdict == "identical"
+    went = next(check for check in judgement.checks if check.name == "went on")
+    assert "step 1" in went.actual
+
+
+def test_what_is_best_in_a_part_need_not_be_the_best_of_the_run() -> None:
+    best = checkpoint(6, model="b").model_copy(update={"best": True, "name": "best_model_step_6", "trigger": "best"})
+    again = [*LONG[4:6], best, *LONG[6:8], checkpoint(8, model="8")]
+    assert judge_part([*SAVED, DONE], again, Scope(from_step=4, until_step=8)).verdict == "identical"
+    assert judge([*SAVED, DONE], [*LONG[:6], best, *LONG[6:], DONE]).verdict == "diverged"
+    had = [*SAVED[:7], best, *SAVED[7:], DONE]
+    assert (
+        judge_part(had, [*LONG[4:8], checkpoint(8, model="8")], Scope(from_step=4, until_step=8), stopped=False).verdict
+        == "diverged"
+    )
+
+
+def test_a_part_before_a_kill_may_still_lack_what_was_in_flight() -> None:
+    killed = [*SAVED[:5], *LONG[4:8]]  # killed at step 8, its fingerprints and checkpoints from behind lost
+    again = [*LONG[4:7], fingerprint(6, "w"), checkpoint(6, model="6")]
+    assert judge_part(killed, again, Scope(from_step=4, until_step=7)).verdict == "identical"
+
+
+# --- other processes ----------------------------------------------------------------------------------------
+
+
+def resized(original: list[Event], replayed: list[Event], tolerance: float | None = None) -> Judgement:
+    state = fold(stream([run_started(), *original, DONE]))
+    events = stream([run_started(kind="replay"), *replayed, DONE], run_id="0190bbbb")
+    comparison = compared_with(state, Scope(processes=2), tolerance)
+    for recorded in events:
+        comparison.feed(recorded)
+    return comparison.finish(fold(events))
+
+
+def test_with_other_processes_whole_tensors_are_compared_and_shards_are_not() -> None:
+    curve = points("x", [(1, 1.0), (2, 1.0)])
+    original = [*curve, sharded(2, {}, a="1", b="2"), checkpoint(2, model="w")]
+    shared_out = sharded(2, {"0": "k", "1": "l"}, **{"a": "1", "b[0]": "2", "b[1]": "2"})
+    other_files = checkpoint(2, **{"model-0": "w", "model-1": "w"})
+    judgement = resized(original, [*curve, shared_out, other_files])
+    assert judgement.verdict == "identical"
+    told = {check.name: check.actual for check in judgement.checks}
+    assert told["fingerprints"] == "1 equal bit for bit"
+    assert "1 not compared" in told["checkpoint step-2"]
+    wrong = sharded(2, {"0": "k", "1": "l"}, **{"a": "9", "b[0]": "2", "b[1]": "2"})
+    found = resized(original, [*curve, wrong, other_files]).first_divergence
+    assert found is not None
+    assert found.what == "tensor a"
+    assert resized(original, [*curve, wrong, other_files], 0.1).verdict == "within-tolerance"
+
+
+def test_replicas_are_compared_as_a_whole_whatever_their_number() -> None:
+    original, replayed = sharded(2, {"0": "k"}, a="1"), sharded(2, {"0": "k", "1": "k"}, a="1")
+    other = replayed.model_copy(update={"parameters": digest("other")})
+    assert resized([original], [replayed]).verdict == "identical"
+    assert resized([original], [other]).verdict == "diverged"
+
+
+def test_where_nothing_could_be_compared_nothing_is_identical() -> None:
+    original = [checkpoint(2, model="w")]
+    assert resized(original, [checkpoint(2, **{"model-0": "w"})]).verdict == "not-replayable"
+    # With the same processes another layout of the same tensors is another training.
+    alone, apart = sharded(2, {}, a="1"), sharded(2, {"0": "k"}, **{"a[0]": "1"})
+    assert judge([alone, DONE], [apart, DONE]).verdict == "diverged"
+
+
+def test_what_the_same_processes_made_is_compared_in_full_up_to_where_others_went_on() -> None:
+    curve = points("x", [(step, 1.0) for step in range(1, 5)])
+    moved = resumed(2, 2).model_copy(update={"world": World(processes=2)})
+    original = [*curve[:2], checkpoint(2, model="w"), moved, *curve[2:], checkpoint(4, attempt=2, a="w", b="w"), DONE]
+    assert judge(original, [*curve, checkpoint(2, model="w"), checkpoint(4, model="w"), DONE]).verdict == "identical"
+    found = judge(original, [*curve, checkpoint(2, model="v"), checkpoint(4, model="w"), DONE]).first_divergence
+    assert found is not None
+    assert found.what == "checkpoint step-2: model"
+
+
+def test_of_other_processes_only_the_first_rank_is_compared() -> None:
+    def ranked(run_id: str, *ranks: int) -> list[Recorded]:
+        body = [event for k in ranks for event in points("loss", [(1, float(k))])]
+        recorded = stream([run_started(world=World(processes=len(ranks))), *body, DONE], run_id=run_id)
+        return [
+            replace(r, metadata=replace(r.metadata, rank=k))
+            for r, k in zip(recorded, [None, *ranks, None], strict=True)
+        ]
+
+    state = fold(ranked("0190aaaa", 0, 1))
+    comparison = compared_with(state, Scope(processes=3))
+    again = ranked("0190bbbb", 0, 1, 2)
+    for recorded in again:
+        comparison.feed(recorded)
+    assert comparison.finish(fold(again)).verdict == "identical"
+    alone = compared_with(state)
+    assert [alone.feed(recorded) for recorded in again][-1] is not None

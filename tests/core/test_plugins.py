@@ -42,6 +42,10 @@ class Raises:
         raise RuntimeError("boom")
 
     @hookimpl
+    def offer_engines(self) -> Any:
+        raise RuntimeError("boom")
+
+    @hookimpl
     def build_engine(self, name: str) -> Any:
         raise RuntimeError("boom")
 
@@ -220,6 +224,37 @@ def test_a_launcher_wraps_the_command_or_leaves_it_alone() -> None:
     launch = Launch(("train",), Path("/"), {})
     assert Plugins.of(Launcher()).launch(launch, World(processes=2)) == ["mpirun", "train"]
     assert Plugins.of(Launcher()).launch(launch, World()) == ["train"]
+
+
+def test_a_launcher_that_nobody_knows_is_no_reason_to_train_alone() -> None:
+    with pytest.raises(PluginUnavailable, match="mpirun"):
+        Plugins.of().launch(Launch(("train",), Path("/"), {}), World(processes=2, launcher="mpirun"))
+
+
+def test_an_engine_that_cannot_be_built_is_refused_with_what_to_do() -> None:
+    class Offers:
+        @hookimpl
+        def offer_engines(self) -> dict[str, str]:
+            return {"ready": "", "bare": "pip install it"}
+
+        @hookimpl
+        def build_engine(self, name: str, config: Any) -> str | None:
+            return name if name in ("ready", "bare") else None
+
+    class Silent:
+        @hookimpl
+        def build_engine(self, name: str, config: Any) -> None:
+            return None
+
+    plugins = Plugins.of(Offers())
+    plugins.require_engine("ready")
+    with pytest.raises(PluginUnavailable, match="'bare'") as bare:
+        plugins.require_engine("bare")
+    assert bare.value.mend == "pip install it"
+    with pytest.raises(PluginUnavailable, match="no engine 'other'") as other:
+        plugins.require_engine("other")
+    assert "bare, ready" in str(other.value.mend)
+    Plugins.of(Offers(), Silent()).require_engine("other")  # who does not say what it builds may build this
 
 
 def test_the_trainer_is_found_and_named(settings: Settings) -> None:

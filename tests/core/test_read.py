@@ -12,12 +12,15 @@ from ledger.errors import LedgerError, NotFound
 from ledger.events import (
     CheckpointDeleted,
     CheckpointWritten,
+    ConfigResolved,
     EnvironmentCaptured,
     RunAnnotated,
     RunCompleted,
     RunFailed,
     RunInterrupted,
+    World,
 )
+from ledger.read.environment import differences, spelled_mesh
 from ledger.read.state import extend, fold
 from ledger.testing.builders import logged, resumed, run_started, stream
 
@@ -169,3 +172,59 @@ def test_the_effective_curve_never_steps_back(resumes: list[int]) -> None:
     for metric in state.metrics:
         steps = state.series(metric).step
         assert list(steps) == sorted(steps)
+
+
+def test_each_attempt_has_its_processes_and_its_configuration_until_others_are_recorded() -> None:
+    configs = [ConfigResolved(config={"n": n}, digest=f"{n}" * 64) for n in (2, 4)]
+    moved = resumed(2, 1).model_copy(update={"world": World(processes=4)})
+    state = fold(stream([run_started(world=World(processes=2)), configs[0], moved, configs[1], resumed(3, 2)]))
+    assert [attempt.world.processes for attempt in state.attempts] == [2, 4, 4]
+    assert [attempt.resolved for attempt in state.attempts] == [configs[0], configs[1], configs[1]]
+    assert state.world.processes == 4
+    assert state.resolved == configs[1]
+
+
+def test_what_a_training_adds_to_a_library_does_not_hide_what_was_known_of_it() -> None:
+    before = EnvironmentCaptured(libraries={"torch": {"git": "a", "version": "2"}, "cuda": "12"})
+    after = EnvironmentCaptured(libraries={"torch": {"version": "2+cpu"}, "nccl": "2"})
+    state = fold(stream([run_started(), before, after]))
+    assert state.environment is not None
+    assert state.environment.libraries == {"torch": {"git": "a", "version": "2+cpu"}, "cuda": "12", "nccl": "2"}
+
+
+# --- how processes train together --------------------------------------------------------------------------
+
+
+def topology(**changes: object) -> dict[str, object]:
+    ranks = [
+        {"coordinates": {"data": k}, "device": "cpu", "host": "a", "threads": 1, "backend": "gloo"} for k in range(2)
+    ]
+    return {"engine": "ddp", "backend": "gloo", "mesh": {"pipeline": 1, "data": 2}, "ranks": ranks} | changes
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (topology(), []),
+        ({}, []),
+        (topology(engine="fsdp"), ["engine ddp → fsdp"]),
+        (topology(backend="nccl"), ["backend gloo → nccl"]),
+        (topology(mesh={"shard": 2}), ["mesh data 2 → shard 2"]),
+        (topology(ranks=[{**topology()["ranks"][0]}, {**topology()["ranks"][1], "host": "b"}]), ["hosts 1 → 2"]),  # type: ignore[index]
+        (topology(ranks=[{**topology()["ranks"][0], "threads": 2}]), ["rank 0 threads 1 → 2"]),  # type: ignore[index]
+        (
+            topology(ranks=[{**topology()["ranks"][0], "host": "z"}, {**topology()["ranks"][1], "host": "z"}]),  # type: ignore[index]
+            [],
+        ),
+    ],
+    ids=["same", "unknown", "engine", "backend", "mesh", "hosts", "threads", "another name of the host"],
+)
+def test_differences_of_the_topology_are_told(now: dict[str, object], told: list[str]) -> None:
+    before, after = EnvironmentCaptured(topology=topology()), EnvironmentCaptured(topology=now)
+    assert differences(before, after) == told
+
+
+def test_a_mesh_is_spelled_by_the_dimensions_that_have_a_size() -> None:
+    assert spelled_mesh(topology()) == "data 2"
+    assert spelled_mesh({"mesh": {"pipeline": 2, "data": 1, "shard": 4}}) == "pipeline 2 x shard 4"
+    assert spelled_mesh({}) == "one process"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ledger.events import (
     ArtifactWritten,
+    CheckpointWritten,
     CodeCaptured,
     ConfigResolved,
     DataCommitted,
@@ -30,6 +31,7 @@ from ledger.objects.manifest import Entry, Manifest
 from ledger.read.state import RunState, fold
 from ledger.replay.describe import describe
 from ledger.replay.layout import InWorkspace, spelled
+from ledger.replay.part import Scope
 from ledger.replay.plan import (
     CheckOutCode,
     Compare,
@@ -37,12 +39,14 @@ from ledger.replay.plan import (
     Launch,
     MaterialiseData,
     Plan,
+    RestoreCheckpoint,
     RestoreEnvironment,
     WriteConfig,
+    part_of,
     plan,
 )
 from ledger.replay.script import script
-from ledger.testing.builders import logged, run_started, stream
+from ledger.testing.builders import logged, resumed, run_started, stream
 
 ROOT = "/home/u/project"
 TREE = Manifest.of([Entry("train.py", "0" * 64, 1), Entry("bin/tool", "0" * 64, 1, "executable")])
@@ -393,3 +397,179 @@ def test_the_script_of_a_training_types_what_the_user_typed() -> None:
     assert script(Plan("0190", "run-1", (launch,))).endswith(
         'cd -- "$DIR"\nledger train recipe.toml optim.lr=1e-3 --nproc 2\n'
     )
+
+
+# --- parts ---------------------------------------------------------------------------------------------
+
+
+def checkpoint(at: float, **changes: Any) -> CheckpointWritten:
+    facts: dict[str, Any] = {
+        "uri": f"memory://{at}", "digest": "c" * 64, "bytes": 1, "stored_bytes": 1, "files": (), "step": at,
+        "attempt": 1, "name": f"step-{at:g}", "seconds": 0.0,
+    }  # fmt: skip
+    return CheckpointWritten(**(facts | changes))
+
+
+def part_plan(state: RunState, scope: Scope, **found: Any) -> Plan:
+    return plan(state, findings(**found), part_of(state, scope))
+
+
+def test_a_part_restores_its_checkpoint_before_it_launches() -> None:
+    state = run(SAME, checkpoint(1), kind="train")
+    planned = part_plan(state, Scope(from_step=1))
+    kinds = [type(s) for s in planned.steps]
+    assert kinds.index(RestoreCheckpoint) == kinds.index(Launch) - 1
+    assert step(planned, RestoreCheckpoint).checkpoint.step == 1
+    assert planned.segment == (1.0, 2.0)
+    compare = step(planned, Compare)
+    assert (compare.after, compare.until, compare.points, compare.checkpoints) == (1.0, 2.0, 2, 0)
+    assert any("step-1" in line and "to go on from" in line for line in describe(planned))
+    assert planned.warnings == planned.reasons == planned.inexact == ()
+
+
+def test_where_a_part_begins_is_said_aloud() -> None:
+    told = part_plan(run(SAME, checkpoint(2)), Scope(from_step=1)).warnings
+    assert told == ("there is no checkpoint at or before step 1: it starts at the beginning",)
+    assert any(
+        "LEDGER_RESUME_FROM" in line for line in part_plan(run(SAME, checkpoint(1)), Scope(from_step=1)).warnings
+    )
+
+
+def test_a_part_with_nothing_in_it_is_not_replayable() -> None:
+    planned = part_plan(run(SAME, checkpoint(1)), Scope(from_step=1, until_step=1.5))
+    assert planned.reasons == (
+        "nothing is on record in this part that a replay could be compared with: ask for more steps",
+    )
+
+
+def test_a_part_has_the_world_the_configuration_and_the_environment_of_those_who_made_it() -> None:
+    then = EnvironmentCaptured(variables={"OMP_NUM_THREADS": "1"})
+    later = EnvironmentCaptured(variables={"OMP_NUM_THREADS": "2"})
+    configs = [ConfigResolved(config={"processes": n}, digest=f"{n}" * 64) for n in (2, 4)]
+    moved = resumed(2, 1).model_copy(update={"world": World(processes=4, nodes=2, options=("--rdzv-id=x",))})
+    metrics = logged({1: {"loss": 0.5}}), logged({2: {"loss": 0.25}})
+    facts = [then, configs[0], metrics[0], checkpoint(1, processes=2), moved, later, configs[1], metrics[1]]
+    state = run(*facts, metrics=False, world=World(processes=2))
+
+    before, after = part_plan(state, Scope(until_step=1)), part_plan(state, Scope(from_step=1))
+    assert step(before, Launch).world == World(processes=2)
+    assert step(after, Launch).world == World(processes=4, nodes=1)
+    assert step(before, WriteConfig).resolved == configs[0]
+    assert step(after, WriteConfig).resolved == configs[1]
+    assert step(before, RestoreEnvironment).variables == {"OMP_NUM_THREADS": "1"}
+    assert step(after, RestoreEnvironment).variables == {"OMP_NUM_THREADS": "2"}
+    assert before.inexact == ()
+    assert len(after.inexact) == 1
+    assert "2 nodes" in after.inexact[0]
+
+    whole = plan(state, findings())
+    assert step(whole, Launch).world == World(processes=2)
+    told = "\n".join(whole.inexact)
+    assert "attempt 2 went on from step 1 with 4 processes, and 2 trained before" in told
+    assert "`ledger replay run-1 --until-step 1`" in told
+    assert "`ledger replay run-1 --from-step 1`" in told
+    assert "OMP_NUM_THREADS was 2 and will be 1 (attempt 2)" in told
+
+
+def test_the_script_of_a_part_goes_on_from_its_checkpoint() -> None:
+    scope = Scope(from_step=1, until_step=1.75)
+    state = run(SAME, checkpoint(1), logged({1.5: {"loss": 1.0}}))
+    text = script(part_plan(state, scope))
+    assert "--from-step 1 --until-step 1.75 --to" in text
+    assert 'export LEDGER_RESUME_FROM="$DIR"/.ledger-checkpoint/state\nexport LEDGER_RESUME_STEP=1' in text
+    trained = run(SAME, checkpoint(1), kind="train", invocation=("ledger", "train", "r.toml"))
+    assert script(part_plan(trained, Scope(from_step=1))).endswith("ledger replay 0190aaaa --from-step 1\n")
+
+
+# --- what cannot be exact ------------------------------------------------------------------------------
+
+HERE: dict[str, Any] = {
+    "packages": {"torch": "2.13.0", "numpy": "2.0", "rich": "1"},
+    "cpu": {"flags": ["avx2", "avx512f", "fma", "fpu"]},
+    "determinism": {"default_threads": 2},
+    "libraries": {"torch": {"version": "2.13.0", "git": "a", "cuda": None}},
+    "accelerators": ({"name": "H100"},),
+}
+
+
+def changed(**sections: Any) -> EnvironmentCaptured:
+    return EnvironmentCaptured(**(HERE | sections))
+
+
+THEN = changed()
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (changed(determinism={"default_threads": 1}), "it computed with 2, one for each CPU"),
+        (changed(cpu={"flags": ["avx2", "fma"]}), "this CPU has other instructions (-avx512f)"),
+        (changed(packages=HERE["packages"] | {"torch": "2.14.0"}), "torch is 2.14.0 here and was 2.13.0"),
+        (changed(libraries={"torch": {"version": "2.13.0", "git": "b"}}), "another build here (git)"),
+        (changed(accelerators=()), "it had H100, and here there is no accelerator"),
+    ],
+)
+def test_what_moves_bits_here_is_told_before_anything_runs(now: EnvironmentCaptured, said: str) -> None:
+    planned = plan(run(THEN), findings(environment=now))
+    assert len(planned.inexact) == 1
+    assert said in planned.inexact[0]
+    assert f"- {planned.inexact[0]}" in describe(planned)
+    assert planned.reasons == ()
+    assert f"# inexact: {planned.inexact[0]}" in script(planned)
+
+
+def test_nondeterministic_algorithms_are_told() -> None:
+    then = changed(determinism=HERE["determinism"] | {"deterministic_algorithms": False})
+    assert "not deterministic" in plan(run(then), findings(environment=THEN)).inexact[0]
+
+
+ONE_CPU = changed(determinism={"default_threads": 1})
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        run(THEN.model_copy(update={"variables": {"OMP_NUM_THREADS": "2"}})),
+        run(changed(determinism={"default_threads": 2, "threads": 1})),
+        run(THEN, ConfigResolved(config={"determinism": {"threads": 2}}, digest="0" * 64)),
+        run(THEN, command=("torchrun", "--nproc-per-node=2", "train.py")),
+        run(changed(packages={"rich": "1"})),
+    ],
+    ids=["variable", "program", "configuration", "torchrun", "nothing that computes in threads"],
+)
+def test_threads_that_are_pinned_do_not_depend_on_the_cpus(state: RunState) -> None:
+    now = ONE_CPU if "torch" in (state.environment or THEN).packages else changed(
+        packages={"rich": "1"}, determinism={"default_threads": 1}
+    )  # fmt: skip
+    assert plan(state, findings(environment=now)).inexact == ()
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        changed(cpu={"flags": ["avx2", "avx512f", "fma", "ht"], "model": "other"}),
+        changed(packages=HERE["packages"] | {"rich": "2"}),
+        changed(accelerators=({"name": "H100"}, {"name": "H100"})),
+        EnvironmentCaptured(accelerators=HERE["accelerators"]),
+    ],
+    ids=["flags that decide nothing", "other packages", "more of the same", "nothing known"],
+)
+def test_what_moves_no_bit_is_not_told(now: EnvironmentCaptured) -> None:
+    assert plan(run(THEN), findings(environment=now)).inexact == ()
+
+
+def test_checkpoints_that_tell_of_other_processes_are_believed() -> None:
+    facts = [checkpoint(1, processes=2), checkpoint(2, processes=4, uri="memory://b")]
+    (told,) = plan(run(SAME, *facts), findings()).inexact
+    assert "2 processes at step 1, 4 processes at step 2" in told
+
+
+def test_processes_that_are_asked_for_are_told_and_launched() -> None:
+    config = ConfigResolved(config={"processes": 4}, digest="4" * 64)
+    state = run(SAME, kind="train", world=World(processes=2, launcher="torchrun"))
+    planned = part_plan(state, Scope(processes=4), resized=config)
+    assert step(planned, Launch).world == World(processes=4, launcher="torchrun")
+    assert step(planned, WriteConfig).resolved == config
+    assert "4 processes are asked for and 2 trained" in planned.inexact[0]
+    assert "within a --tolerance" in planned.inexact[0]
+    assert part_plan(state, Scope(processes=2)).inexact == ()

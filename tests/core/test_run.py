@@ -246,7 +246,7 @@ def test_what_ended_a_run_is_not_hidden_by_a_log_that_cannot_be_written(
     # As soon as there is room everything is in the log, the failure too.
     book.recover()
     [recovered] = book.recovered
-    assert (recovered.events, recovered.trouble) == (2, None)
+    assert (recovered.events, recovered.trouble) == (3, None)
     state = book.run(run.id)
     assert state.series("a").value == (1.0,)
     assert isinstance(state.ended, RunFailed)
@@ -271,3 +271,15 @@ def test_a_program_under_a_command_may_state_its_seed_and_configuration(
     state = book.run(outer.id)
     assert (state.seed, state.config, state.tags) == (7, {"lr": 0.1}, ("inner",))
     assert [r.type for r in book.store.read(f"run-{outer.id}")].count("config.resolved") == 1
+
+
+def test_only_the_first_rank_speaks_for_the_parameters_of_all(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ledger.start_run(book=book) as run:
+        monkeypatch.setenv("LEDGER_RUN", run.id)
+        monkeypatch.setenv("RANK", "1")
+        with ledger.current_run(book=book) as second, pytest.raises(UsageError, match="rank 1 cannot fingerprint"):
+            second.fingerprint(1, "0" * 64)
+        monkeypatch.setenv("RANK", "0")
+        with ledger.current_run(book=book) as first:
+            first.fingerprint(1, "0" * 64, shards={"0": "a" * 64, "1": "b" * 64})
+    assert [f.shards for f in book.run(run.id).fingerprints] == [{"0": "a" * 64, "1": "b" * 64}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +11,9 @@ from click.testing import CliRunner
 from ledger.cli import main
 from tests.e2e.desk import Desk
 from tests.e2e.test_cli_look import on_terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RECIPE = """
 task = "ledger_trainer.tasks.kjv:gpt"
@@ -89,3 +93,36 @@ def test_without_torch_it_says_what_to_install(desk: Desk, monkeypatch: pytest.M
     assert "mend: pip install 'training-ledger[torch]'" in done.stderr
     assert not (desk.home / "none").exists()
     assert "training needs PyTorch" in CliRunner().invoke(main, ["train", "--help"]).output
+
+
+REFUSED = [
+    (["--nproc", "3"], 2, "batch.size"),
+    (["--nproc", "2", "parallel.tensor=3"], 2, "parallel.processes"),
+    (["--nproc", "2", "--hostfile", "recipe.toml"], 2, "--hostfile is an option of deepspeed"),
+    (["--nproc", "2", "--launcher", "deepspeed", "--rdzv-id", "a"], 2, "--rdzv-id is an option of torchrun"),
+    (["--nproc", "2", "--nnodes", "2"], 2, "without --node-rank, --rdzv-id, --rdzv-endpoint"),
+    (["--nproc", "2", "--launcher", "mpirun"], 2, "mpirun"),
+    (["--nproc", "2", "--launcher", "deepspeed", "--hostfile", "none"], 2, "none"),
+    (["engine.name=megatron"], 4, "there is no engine 'megatron'"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "named"), REFUSED)
+def test_what_cannot_be_launched_starts_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    done = CliRunner().invoke(main, ["train", "recipe.toml", *words])
+    assert (done.exit_code, named in done.stderr) == (code, True), done.stderr
+    assert "mend: " in done.stderr
+    assert not (tmp_path / ".ledger").exists()
+
+
+def test_an_empty_hostfile_names_no_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "hosts").write_text("# none yet\n")
+    done = CliRunner().invoke(main, ["train", "recipe.toml", "--launcher", "deepspeed", "--hostfile", "hosts"])
+    assert done.exit_code == 2
+    assert "names no host" in done.stderr

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,19 +14,16 @@ import ledger
 from ledger.errors import CommandFailed, UsageError
 from ledger.events import Check, RunInterrupted
 from ledger.hooks.manager import load_plugins
-from ledger.record.command import Request, record_command
 from ledger.record.resume import resume_command
 from ledger.replay.describe import describe
 from ledger.replay.execute import make_plan, rebuild, replay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from ledger.book import Book
     from ledger.codec import Recorded
-    from ledger.events import ReplayCompared
+    from ledger.events import Divergence
     from ledger.read.state import RunState
-    from ledger.record.command import Outcome
+    from tests.e2e.project import Project
 
 SEEDED = """
     import random, ledger
@@ -40,63 +34,11 @@ SEEDED = """
 """
 
 
-@dataclass
-class Project:
-    """A user's repository, and a ledger beside it."""
-
-    root: Path
-    book: Book
-
-    def write(self, name: str, content: str) -> Path:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(content))
-        return path
-
-    def git(self, *arguments: str) -> str:
-        identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
-        done = subprocess.run(["git", *identity, *arguments], cwd=self.root, check=True, capture_output=True, text=True)
-        return done.stdout
-
-    def record(
-        self,
-        *arguments: str,
-        directory: str = "",
-        data: Mapping[str, str] | None = None,
-        outputs: tuple[str, ...] = (),
-        snapshot: bool = True,
-    ) -> Outcome:
-        request = Request(
-            kind="command",
-            invocation=("ledger", "run"),
-            command=(sys.executable, *(arguments or ("train.py",))),
-            directory=self.root / directory,
-            data=data or {},
-            outputs=tuple(map(Path, outputs)),
-            snapshot=snapshot,
-        )
-        return record_command(self.book, request)
-
-    def replayed(self, compared: ReplayCompared) -> RunState:
-        assert compared.replay is not None
-        return self.book.run(compared.replay)
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    root = tmp_path / "project"
-    root.mkdir()
-    with ledger.open_ledger(str(tmp_path / "ledger")) as book:
-        made = Project(root, book)
-        made.git("init", "--quiet", "--initial-branch=main")
-        yield made
-
-
 def test_a_repeatable_run_is_identical_and_both_streams_say_so(project: Project) -> None:
     project.write("train.py", SEEDED)
     original = project.record()
     seen: list[Recorded] = []
-    compared = replay(project.book, original.name, observe=seen.append)
+    compared = replay(project.book, original.name, observe=lambda recorded, _: seen.append(recorded))
 
     assert compared.verdict == "identical"
     assert compared.first_divergence is None
@@ -465,7 +407,7 @@ def test_ctrl_c_interrupts_the_replay_and_leaves_no_verdict(project: Project) ->
     )
     original = project.record()
 
-    def press(recorded: Recorded) -> None:
+    def press(recorded: Recorded, first: Divergence | None) -> None:
         if recorded.type == "metrics.logged":
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -577,3 +519,29 @@ def test_a_plan_starts_nothing_and_a_rebuilt_directory_runs_by_hand(project: Pro
     assert (dest / ".ledger-replay" / "requirements.txt").read_text().count("==") > 5
     with pytest.raises(UsageError, match="not empty"):
         rebuild(project.book, original.name, dest)
+
+
+def test_a_fingerprint_that_comes_after_the_stop_still_shows_the_earlier_divergence(project: Project) -> None:
+    project.write(
+        "train.py",
+        f"""
+        import os, signal, sys, time, ledger
+        with ledger.current_run() as run:
+            def behind(digest):
+                run.fingerprint(1, digest * 64)
+                run.flush()
+            run.log({{"loss": 1.0}}, step=1)
+            if os.getcwd() == {os.fspath(project.root)!r}:
+                behind("a")
+                run.log({{"loss": 1.0}}, step=2)
+            else:
+                signal.signal(signal.SIGTERM, lambda *_: (behind("b"), sys.exit(143)))
+                run.log({{"loss": 2.0}}, step=2)
+                run.flush()
+                time.sleep(600)  # only whoever stops it ends it
+        """,
+    )
+    compared = replay(project.book, project.record().name)
+    found = compared.first_divergence
+    assert found is not None
+    assert (found.what, found.step, found.expected, found.actual) == ("parameters", 1.0, "a" * 64, "b" * 64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -76,31 +75,38 @@ def test_killed_before_its_first_checkpoint_it_starts_over(desk: Desk) -> None:
 
 def test_a_truncated_checkpoint_is_skipped_and_the_reason_is_shown(desk: Desk) -> None:
     desk.kill_at(40, "train", "recipe.toml", run="run-1")
-    kept = desk.ledger("checkpoints", "run-1", "--json").json
-    newest = max(c["step"] for c in kept)
-    for checkpoint in kept:
-        if checkpoint["step"] == newest:
-            file = Path(checkpoint["uri"].removeprefix("file://")) / "model.safetensors"
-            os.truncate(file, file.stat().st_size // 2)
+    newest = max(c["step"] for c in desk.ledger("checkpoints", "run-1", "--json").json)
+    for index in (desk.home / ".ledger/checkpoints/run-1").glob(f"*step*{newest:g}/checkpoint.json"):
+        os.truncate(index, index.stat().st_size // 2)
     told = desk.ledger("resume", "run-1").err
     assert "passed over" in told
-    assert "model.safetensors" in told
+    assert f"step-{newest:g}" in told
     (resumed,) = [f for f in desk.ledger("log", "run-1", "--json").json if f["type"] == "training.resumed"]
     assert resumed["payload"]["step"] < newest
-    assert any("model.safetensors" in reason for reason in resumed["payload"]["skipped"])
+    assert any(f"step-{newest:g}" in reason for reason in resumed["payload"]["skipped"])
     assert desk.ledger("replay", "run-1").out.startswith("identical")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_early_it_keeps_its_state_and_goes_on(desk: Desk, number: signal.Signals) -> None:
-    training = desk.start("train", "recipe.toml")
+STOPS = [
+    (signal.SIGINT, "1"),
+    (signal.SIGTERM, "1"),
+    pytest.param(signal.SIGINT, "2", marks=pytest.mark.slow),
+    pytest.param(signal.SIGTERM, "2", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("number", "processes"), STOPS)
+def test_stopped_early_it_keeps_its_state_and_goes_on(desk: Desk, number: signal.Signals, processes: str) -> None:
+    training = desk.start("train", "recipe.toml", "--nproc", processes)
     desk.await_step(training, "run-1", 3)
     training.send_signal(number)
     training.communicate(timeout=60)
     assert training.returncode == 130
     (run,) = desk.ledger("ls", "--json").json
     assert run["status"] == "interrupted"
-    assert desk.ledger("checkpoints", "run-1", "--json").json
+    # All ranks have left after the same step, and its checkpoint is on record.
+    kept = max(checkpoint["step"] for checkpoint in desk.ledger("checkpoints", "run-1", "--json").json)
+    assert kept == max(desk.metrics("run-1"))
     desk.ledger("resume", "run-1")
     assert desk.ledger("replay", "run-1").out.startswith("identical")
 
@@ -133,7 +139,7 @@ def test_the_samples_of_a_step_can_be_listed(desk: Desk) -> None:
 def test_a_bare_checkpoint_tells_where_it_comes_from(desk: Desk) -> None:
     desk.ledger("train", "recipe.toml", "steps=6")
     desk.ledger("fetch", "run-1", "best", "model")
-    for target in ("model", "model/model.safetensors"):
+    for target in ("model", "model/model/rank-00000.safetensors"):
         told = desk.ledger("audit", target).out
         assert "run-1" in told
         assert "file:data/kjv.txt" in told

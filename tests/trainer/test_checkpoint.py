@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import nn
 
 from ledger.errors import CheckpointUnavailable
 from ledger_trainer import checkpoint
 from ledger_trainer.determinism import seed_all
 from ledger_trainer.engines import TorchEngine
 from ledger_trainer.feed import Feed
+from ledger_trainer.mesh import Mesh
 from ledger_trainer.recipe import TrainingRecipe
+from ledger_trainer.session import engine_config
 from ledger_trainer.tasks import kjv
 
 if TYPE_CHECKING:
@@ -33,15 +34,16 @@ def start(text: Path, options: dict[str, Any] = OPTIONS, **changes: Any) -> tupl
     recipe = TrainingRecipe.model_validate(RECIPE | changes)
     task = kjv.gpt(kjv.GptOptions(**options), {"train": text})
     seed_all(recipe.seed, "model")
-    return TorchEngine(recipe.model_dump() | {"task": task}), Feed(task, recipe.seed, 4, 2, rank=0, world=1)
+    return TorchEngine(engine_config(recipe, task)), Feed(task, recipe.seed, 4, 2, rank=0, mesh=Mesh())
 
 
 def digests(directory: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def save(directory: Path, engine: TorchEngine, step: int) -> Path:
-    checkpoint.save(directory, engine, step=step, seed=0, rank=0)
+    checkpoint.save(directory, engine, step=step, seed=0, rank=0)()
     return directory
 
 
@@ -84,11 +86,13 @@ def test_each_part_of_the_state_is_needed(tmp_path: Path, text: Path, forgotten:
 
 
 def test_what_a_checkpoint_holds(tmp_path: Path, text: Path) -> None:
-    engine, _ = start(text)
+    engine, feed = start(text)
+    engine.step(feed.train(1))
     directory = save(tmp_path / "c", engine, 3)
     assert sorted(digests(directory)) == [
-        "model.safetensors",
-        "optimizer.pt",
+        "engine.json",
+        "model/rank-00000.safetensors",
+        "optimizer/rank-00000.safetensors",
         "progress.json",
         "rng-rank0.pt",
     ]
@@ -100,34 +104,30 @@ def test_what_a_checkpoint_holds(tmp_path: Path, text: Path) -> None:
     }
 
 
-def test_tied_parameters_are_written_once_and_stay_tied(tmp_path: Path) -> None:
-    def tied() -> nn.Sequential:
-        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-        model[1].weight = model[0].weight
-        return model
-
-    written, read = tied(), tied()
-    checkpoint.save_model(written, tmp_path / "model.safetensors")
-    checkpoint.load_model(read, tmp_path / "model.safetensors")
-    assert torch.equal(read[1].weight, written[0].weight)
-    assert read[1].weight is read[0].weight
-    assert (tmp_path / "model.safetensors").stat().st_size < 400
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"seed": 1}, "has seed 0, this training 1"),
-        ({"world": 2}, "has world 1, this training 2"),
-    ],
-)
-def test_a_checkpoint_of_another_training_is_refused(
-    tmp_path: Path, text: Path, change: dict[str, int], says: str
-) -> None:
+def test_a_checkpoint_of_another_seed_is_refused(tmp_path: Path, text: Path) -> None:
     engine, _ = start(text)
     directory = save(tmp_path / "c", engine, 3)
-    with pytest.raises(CheckpointUnavailable, match=says):
-        checkpoint.load(directory, engine, **{"seed": 0, "rank": 0, "world": 1} | change)
+    with pytest.raises(CheckpointUnavailable, match="has seed 0, this training 1"):
+        checkpoint.load(directory, engine, seed=1, rank=0, world=1)
+
+
+def test_with_another_number_of_processes_generators_begin_anew_at_every_step(tmp_path: Path, text: Path) -> None:
+    engine, feed = start(text)
+    engine.step(feed.train(1))
+    drawn: dict[tuple[int, int], tuple[float, ...]] = {}
+    for step, world in ((3, 2), (3, 2), (4, 2), (3, 1)):
+        place = save(tmp_path / f"{len(drawn)}-{step}-{world}", engine, step)
+        for k in range(1, world):
+            (place / f"rng-rank{k}.pt").write_bytes((place / "rng-rank0.pt").read_bytes())
+        (place / "progress.json").write_text(json.dumps({"format": 1, "seed": 0, "step": step, "world": world}))
+        assert checkpoint.processes(place) == world
+        seed_all(0, "share 0")
+        assert checkpoint.load(place, engine, seed=0, rank=0, world=1) == step
+        numbers = tuple(torch.rand(3).tolist())
+        assert drawn.setdefault((step, world), numbers) == numbers
+    assert len(set(drawn.values())) == 3
+    seed_all(0, "share 0")
+    assert tuple(torch.rand(3).tolist()) not in drawn.values(), "or the first step's would be drawn once more"
 
 
 @pytest.mark.parametrize("options", [{"n_embd": 32}, {"n_layer": 2}])
@@ -142,21 +142,33 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path, text: Path
     engine, feed = start(text)
     engine.step(feed.train(1))
     directory = save(tmp_path / "c", engine, 1)
-    state = checkpoint.load_safely(directory / "optimizer.pt")
-    del state["optimizer"]["param_groups"][1]
-    checkpoint.save_state(state, directory / "optimizer.pt")
+    other, _ = start(text, optim={"name": "sgd", "momentum": 0.9})
     with pytest.raises(CheckpointUnavailable, match="another optimizer"):
-        checkpoint.load(directory, engine, seed=0, rank=0, world=1)
+        checkpoint.load(directory, other, seed=0, rank=0, world=1)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "progress.json", "rng-rank0.pt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "engine.json",
+        "model/rank-00000.safetensors",
+        "optimizer/rank-00000.safetensors",
+        "progress.json",
+        "rng-rank0.pt",
+    ],
+)
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, text: Path, name: str, damage: str) -> None:
-    engine, _ = start(text)
-    file = save(tmp_path / "c", engine, 3) / name
+    engine, feed = start(text)
+    engine.step(feed.train(1))
+    directory = save(tmp_path / "c", engine, 1)
+    file = directory / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]) if damage == "cut" else file.unlink()
+    before = engine.fingerprint()()
     with pytest.raises(CheckpointUnavailable):
-        checkpoint.load(file.parent, engine, seed=0, rank=0, world=1)
+        checkpoint.load(directory, engine, seed=0, rank=0, world=1)
+    engine.done += 1  # a fingerprint of a step is taken once
+    assert engine.fingerprint()() == before, "nothing was changed"
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import ledger_trainer.plugin
+from ledger.errors import PluginUnavailable
 from ledger.events import World
 from ledger.hooks.manager import Plugins
 from ledger.hooks.ports import Launch, Trainer
@@ -16,18 +17,42 @@ PLUGINS = Plugins.of(ledger_trainer.plugin)
 TRAINER = ("/usr/bin/python", "-m", "ledger_trainer")
 
 
-def launch(command: tuple[str, ...], processes: int) -> list[str]:
-    return PLUGINS.launch(Launch(command, Path(), {}), World(processes=processes))
+TORCHRUN = ["/usr/bin/python", "-m", "torch.distributed.run"]
+
+
+def launch(command: tuple[str, ...], world: World) -> list[str]:
+    return PLUGINS.launch(Launch(command, Path(), {}), world)
 
 
 def test_several_processes_are_launched_by_torchrun_of_the_same_interpreter() -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert launch(TRAINER, 2) == ["/usr/bin/python", *launcher, "-m", "ledger_trainer"]
+    words = [*TORCHRUN, "--nproc-per-node=2", "--standalone", "-m", "ledger_trainer"]
+    assert launch(TRAINER, World(processes=2)) == words
+    assert launch(TRAINER, World(processes=2, launcher="torchrun")) == words
+
+
+def test_each_of_several_nodes_launches_its_share_of_the_processes() -> None:
+    meeting = ("--node-rank=1", "--rdzv-id=a", "--rdzv-endpoint=host:29400")
+    world = World(processes=4, nodes=2, launcher="torchrun", options=meeting)
+    words = [*TORCHRUN, "--nproc-per-node=2", "--nnodes=2", *meeting, "-m", "ledger_trainer"]
+    assert launch(TRAINER, world) == words
+
+
+def test_one_process_that_may_be_restarted_needs_torchrun_and_a_store_of_its_own() -> None:
+    world = World(launcher="torchrun", options=("--max-restarts=3",))
+    begin = ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", *TORCHRUN, "--nproc-per-node=1", "--standalone"]
+    assert launch(TRAINER, world) == [*begin, "--max-restarts=3", "-m", "ledger_trainer"]
 
 
 @pytest.mark.parametrize(("command", "processes"), [(TRAINER, 1), (("python", "train.py"), 2)])
 def test_anything_else_is_launched_as_it_is(command: tuple[str, ...], processes: int) -> None:
-    assert launch(command, processes) == list(command)
+    assert launch(command, World(processes=processes)) == list(command)
+
+
+def test_its_engines_are_offered_by_name() -> None:
+    for name in ("torch", "ddp", "fsdp"):
+        PLUGINS.require_engine(name)
+    with pytest.raises(PluginUnavailable, match="no engine 'fspd'"):
+        PLUGINS.require_engine("fspd")
 
 
 def test_it_opens_the_trainer_and_leaves_other_engines_to_others(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from importlib import resources
@@ -45,9 +46,79 @@ def test_the_recipes_that_come_along_are_valid(name: str) -> None:
 
 def test_everything_left_out_is_filled_in_and_nothing_is_left_to_the_machine(tmp_path: Path) -> None:
     config = resolve(tmp_path, MINIMAL)
-    assert config["engine"] == {"name": "torch", "precision": "float32"}
+    assert config["engine"] == {"name": "torch", "precision": "float32", "options": {}}
+    assert config["parallel"] == {"processes": 1, "data": 1, "shard": 1, "tensor": 1, "pipeline": 1}
     assert config["determinism"]["threads"] >= 1
     assert config["task_options"]["n_layer"] == 6
+
+
+@pytest.mark.parametrize(
+    ("parallel", "engine", "settled"),
+    [
+        ("processes = 4", "", ("ddp", 1, 4, 1, 1)),
+        ("processes = 4\ntensor = 2", "", ("ddp", 1, 2, 1, 2)),
+        ("processes = 4\npipeline = 2", "fsdp", ("fsdp", 2, 1, 2, 1)),
+        ("processes = 4\nshard = 2", "", ("fsdp", 1, 2, 2, 1)),
+        ("processes = 4\nshard = 2", "fsdp", ("fsdp", 1, 2, 2, 1)),
+        ("processes = 4\ndata = 2", "fsdp", ("fsdp", 1, 2, 2, 1)),
+        ("processes = 4", "fsdp", ("fsdp", 1, 1, 4, 1)),
+        ("tensor = 2\npipeline = 2", "", ("ddp", 2, 1, 1, 2)),
+        ("processes = 4\ntensor = 2", "deepspeed", ("deepspeed", 1, 2, 1, 2)),
+        ("", "deepspeed", ("deepspeed", 1, 1, 1, 1)),
+    ],
+)
+def test_sizes_left_open_take_what_is_left(
+    tmp_path: Path, parallel: str, engine: str, settled: tuple[str, int, int, int, int]
+) -> None:
+    overrides = ["batch.accumulation=2", *([f"engine.name={engine}"] if engine else [])]
+    path = tmp_path / "recipe.toml"
+    path.write_text(f"{MINIMAL}[parallel]\n{parallel}")
+    recipe = RecipeTrainer().resolve(path, overrides)
+    sizes = recipe.config["parallel"]
+    found = (recipe.config["engine"]["name"], *(sizes[name] for name in ("pipeline", "data", "shard", "tensor")))
+    assert found == settled
+    assert recipe.world.processes == sizes["processes"] == math.prod(settled[1:])
+
+
+@pytest.mark.parametrize(
+    ("before", "processes", "after"),
+    [
+        ({"engine.name": "ddp", "parallel.processes": 2}, 4, ("ddp", 1, 4, 1, 1)),
+        ({"engine.name": "ddp", "parallel.processes": 2}, 1, ("torch", 1, 1, 1, 1)),
+        ({}, 2, ("ddp", 1, 2, 1, 1)),
+        ({"engine.name": "fsdp", "parallel.processes": 2}, 4, ("fsdp", 1, 1, 4, 1)),
+        ({"engine.name": "fsdp", "parallel.data": 2, "parallel.shard": 2}, 8, ("fsdp", 1, 4, 2, 1)),
+        ({"engine.name": "fsdp", "parallel.data": 2, "parallel.shard": 2}, 2, ("fsdp", 1, 1, 2, 1)),
+        ({"parallel.tensor": 2, "parallel.data": 2}, 2, ("ddp", 1, 1, 1, 2)),
+        ({"parallel.pipeline": 2}, 1, ("torch", 1, 1, 1, 1)),
+        ({"engine.name": "deepspeed", "parallel.processes": 2}, 1, ("deepspeed", 1, 1, 1, 1)),
+    ],
+)
+def test_a_run_goes_on_with_other_processes(
+    tmp_path: Path, before: dict[str, Any], processes: int, after: tuple[str, int, int, int, int]
+) -> None:
+    overrides = ["batch.accumulation=2", *(f"{key}={value}" for key, value in before.items())]
+    config = resolve(tmp_path, MINIMAL, overrides)
+    resized = RecipeTrainer().resize(config, processes)
+    sizes = resized.config["parallel"]
+    found = (resized.config["engine"]["name"], *(sizes[name] for name in ("pipeline", "data", "shard", "tensor")))
+    assert found == after
+    assert resized.world.processes == sizes["processes"] == processes
+    same = {"engine": None, "parallel": None}
+    assert {**resized.config, **same} == {**config, **same}
+
+
+@pytest.mark.parametrize(
+    ("before", "processes", "says"),
+    [
+        ("parallel.tensor=2", 3, "3 processes cannot be laid out as .* tensor 2; set it to a multiple of 2"),
+        ("parallel.data=2", 5, "batch.size: 32 samples cannot be shared out equally"),
+    ],
+)
+def test_processes_that_a_run_cannot_go_on_with(tmp_path: Path, before: str, processes: int, says: str) -> None:
+    config = resolve(tmp_path, MINIMAL, [before])
+    with pytest.raises(InvalidRecipe, match=says):
+        RecipeTrainer().resize(config, processes)
 
 
 def test_overrides_are_toml_values_or_bare_strings(tmp_path: Path) -> None:
@@ -100,6 +171,19 @@ def test_overrides_are_toml_values_or_bare_strings(tmp_path: Path) -> None:
         ("[optim]\nmomentum = 0.9", "recipe.toml:6: optim.momentum: adamw has none; remove it"),
         ("[parallel]\nprocesses = 2\n[engine]\nname = 'torch'", "recipe.toml:8: engine.name"),
         ("[engine]\nname = 'ddp'", "recipe.toml:6: engine.name"),
+        ("[engine]\nname = 'fsdp'", "recipe.toml:6: engine.name"),
+        (
+            "[parallel]\nprocesses = 3\ntensor = 2",
+            "recipe.toml:6: parallel.processes: 3 processes cannot be laid out as … set it to a multiple of 2",
+        ),
+        (
+            "[parallel]\ndata = 2\npipeline = 2\nprocesses = 2",
+            "recipe.toml:8: parallel.processes: 2 processes cannot be laid out as pipeline 2 × data 2 … set it to 4",
+        ),
+        ("[parallel]\npipeline = 2", "batch.accumulation: 1 micro-batches cannot fill a pipeline of 2 stages"),
+        ("[parallel]\nshard = 2\n[engine]\nname = 'ddp'", 'recipe.toml:6: parallel.shard: "ddp" splits no parameters'),
+        ("[parallel]\ntensor = 2\nshard = 1\n[engine]\nname = 'fsdp'", "recipe.toml:7: parallel.shard: "),
+        ("[engine.options]\nzero = 2", 'recipe.toml:5: engine.options: the engine "torch" has none'),
     ],
 )
 def test_an_error_names_file_line_key_and_what_would_do(tmp_path: Path, line: str, says: str) -> None:
@@ -181,6 +265,8 @@ def test_the_help_has_every_key_with_type_default_and_meaning() -> None:
     assert {
         "data.NAME.uri",
         "parallel.processes",
+        "parallel.pipeline",
+        "engine.options",
         "task_options.n_layer",
         "task_options.channels",
     } <= keys.keys()

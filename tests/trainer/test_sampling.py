@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger_trainer.sampling import permute, share, step_places
@@ -13,11 +13,13 @@ def places(seed: int, step: int, batch: int, total: int) -> list[int]:
     return [int(place) for place in step_places(seed, step, batch, total)]
 
 
+@settings(deadline=None)  # a busy machine is not a defect
 @given(SIZES, st.text())
 def test_permute_is_a_permutation(size: int, key: str) -> None:
     assert sorted(permute(np.arange(size, dtype=np.uint64), size, key).tolist()) == list(range(size))
 
 
+@settings(deadline=None)  # a busy machine is not a defect
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 200))
 def test_steps_go_through_every_sample_once_an_epoch(seed: int, batch: int, total: int) -> None:
     steps = -(-2 * total // batch)
@@ -26,12 +28,13 @@ def test_steps_go_through_every_sample_once_an_epoch(seed: int, batch: int, tota
         assert sorted(epoch) == list(range(total))
 
 
+@settings(deadline=None)  # a busy machine is not a defect
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 99))
 def test_ranks_share_a_step_and_its_samples_do_not_depend_on_their_number(
     world: int, accumulation: int, micro: int, step: int
 ) -> None:
     whole = step_places(7, step, world * accumulation * micro, 1000)
-    shares = [share(whole, rank=r, world=world, accumulation=accumulation) for r in range(world)]
+    shares = [share(whole, share=r, shares=world, accumulation=accumulation) for r in range(world)]
     assert all(s.shape == (accumulation, micro) for s in shares)
     assert sorted(np.concatenate(shares, axis=None).tolist()) == sorted(whole.tolist())
 

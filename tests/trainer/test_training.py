@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import random
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
+import safetensors.torch
+import torch
 
 import ledger
-from ledger.events import RunInterrupted
+from ledger.codec import canonical_digest
+from ledger.events import CheckpointWritten, MetricsLogged, ParametersFingerprinted, RunInterrupted
 from ledger.record.command import Request, record_command
 from ledger.record.resume import resume_command
+from ledger.record.world import Asked
 from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ledger.events import CheckpointWritten
     from ledger.read.state import RunState
     from ledger.record.command import Outcome
 
@@ -59,6 +66,8 @@ threads = 1
 """
 MORTAL = """
 import os
+import time
+from pathlib import Path
 import psutil
 from ledger_trainer.tasks import kjv
 class Mortal(kjv.CharGpt):
@@ -66,6 +75,9 @@ class Mortal(kjv.CharGpt):
     def batch(self, samples):
         self.made += 1
         if self.made == int(os.environ.get("DIE_IN_BATCH", 0)) and os.environ.get("RANK", "0") == "0":
+            saving = Path(os.environ["LEDGER_SCRATCH"], "saving", os.environ["LEDGER_RUN"])
+            while any(saving.glob("step-*")):  # what is under way is stored by a thread, sooner or later
+                time.sleep(0.01)
             launcher = [psutil.Process(os.getppid())] if "RANK" in os.environ else []
             for process in [*launcher, *(c for p in launcher for c in p.children() if c.pid != os.getpid())]:
                 process.kill()
@@ -74,7 +86,43 @@ class Mortal(kjv.CharGpt):
 def gpt(options: kjv.GptOptions, data):
     return Mortal(options, data["train"].read_text())
 """
+FAULTY = """
+import os
+import signal
+import time
+import ledger
+from ledger.errors import Conflict
+from ledger_trainer.engines import TorchEngine
+from ledger_trainer.saver import Saver
+from ledger_trainer.tasks import kjv
+store = ledger.Run.checkpoint
+def checkpoint(self, directory, **named):
+    if named["name"] == os.environ.get("DIE_BEFORE"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if named["name"] == os.environ.get("REFUSE"):
+        raise Conflict("somebody else has it")
+    time.sleep(float(os.environ.get("SLOW", 0)))
+    return store(self, directory, **named)
+ledger.Run.checkpoint = checkpoint
+save = TorchEngine.save
+def save_badly(self, directory):
+    write = save(self, directory)
+    def written():
+        write()
+        if os.environ.get("RANK") == "1" and directory.name == os.environ.get("FAIL_TO_WRITE"):
+            raise OSError("no space left")
+        if os.environ.get("RANK") == "1" and directory.name == os.environ.get("HANG_IN_WRITE"):
+            time.sleep(600)
+    return written
+if "HANG_IN_WRITE" in os.environ:
+    Saver.__init__.__kwdefaults__["patience"] = 2.0
+TorchEngine.save = save_badly
+def gpt(options: kjv.GptOptions, data):
+    return kjv.gpt(options, data)
+"""
+"""A task whose process stores and saves with the faults that the environment asks for."""
 TWO = "parallel.processes=2"
+NO_BEST = 'checkpoint.best=""'
 DEADLINE_S = 120
 HERE = str(Path(__file__).parent)
 
@@ -105,7 +153,8 @@ class Workshop:
         """Digest of each file of a checkpoint, read back from its store."""
         place = self.home / f"fetched-{time.monotonic_ns()}"
         self.book.checkpoints().read(written, place)
-        return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in place.iterdir()}
+        files = (path for path in place.rglob("*") if path.is_file())
+        return {str(p.relative_to(place)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
     def console(self, run: RunState) -> str:
         return self.book.objects.get_bytes(run.consoles[-1].digest).decode()
@@ -169,13 +218,42 @@ def test_another_seed_trains_to_other_bits(workshop: Workshop) -> None:
 
 
 def test_the_checkpoint_of_two_processes_holds_the_generators_of_both(workshop: Workshop) -> None:
-    written = last(workshop.train(TWO, "steps=4")[1])
-    assert {f.path for f in written.files} == {
-        "model.safetensors", "optimizer.pt", "progress.json", "rng-rank0.pt", "rng-rank1.pt",
-    }  # fmt: skip
+    _, run = workshop.train(TWO, "steps=6", "fingerprint.every=5", "checkpoint.export=bfloat16")
+    written = last(run)
+    assert {"progress.json", "rng-rank0.pt", "rng-rank1.pt"} < {f.path for f in written.files}
     assert {"model", "optimizer", "rng.python", "rng.numpy", "rng.torch"} <= set(written.holds)
+    assert (written.trigger, written.processes) == ("last", 2)
     files = workshop.files(written)
     assert files["rng-rank0.pt"] != files["rng-rank1.pt"]
+
+    assert set(prints(run)) == {4, 5, 6}
+    for _, print_ in run.fingerprinted:
+        assert print_.parameters == canonical_digest(print_.tensors)
+        assert set(print_.shards) == {"0", "1"}
+    best = next(c for _, c in reversed(run.written) if c.best)
+    with tempfile.TemporaryDirectory() as place:
+        workshop.book.checkpoints().read(best, Path(place, "c"))
+        model = safetensors.torch.load_file(Path(place, "c/model-bfloat16.safetensors"))
+    assert {tensor.dtype for tensor in model.values()} == {torch.bfloat16}
+    assert set(model) == set(run.fingerprinted[0][1].tensors)
+
+    told = [r.event for r in workshop.book.store.read(run_stream(run.id))]
+    order = [
+        (at, kind)
+        for event in told
+        for kind, at in [
+            *(("metrics", step) for step in (event.step if isinstance(event, MetricsLogged) else ())),
+            *([("fingerprint", event.step)] if isinstance(event, ParametersFingerprinted) else []),
+            *([("checkpoint", event.step)] if isinstance(event, CheckpointWritten) else []),
+        ]
+    ]
+    for step in (4, 6):
+        kinds = [kind for at, kind in order if at == step]
+        assert kinds == sorted(kinds, key=["metrics", "fingerprint", "checkpoint"].index)
+    assert re.search(
+        r"checkpoints: \d written, training stood still for [\d.]+ s \([\d.]+%\), [\d.]+ s behind it; fingerprints: 3 ",
+        workshop.console(run),
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,6 +285,173 @@ print(Workshop(Path.cwd(), ledger.open_ledger(str(Path(".ledger").absolute()))).
     assert written.step == curve(state)["train/loss"][-1][0]
     assert f"stopped after step {written.step:.0f} of 100000" in workshop.console(state)
     assert not prints(state), "an interruption leaves no mark in what a replay compares"
+
+
+@pytest.fixture
+def faulty(workshop: Workshop) -> str:
+    """An override: the task that comes with faults."""
+    (workshop.home / "faulty.py").write_text(FAULTY)
+    return "task=faulty:gpt"
+
+
+def names(run: RunState) -> list[str]:
+    return [c.name for _, c in run.written]
+
+
+def scratch(workshop: Workshop, run: RunState) -> list[Path]:
+    return list((workshop.book.settings.scratch / "saving").glob(f"{run.id}*"))
+
+
+def test_by_the_clock_a_checkpoint_leaves_no_mark_in_what_is_compared(workshop: Workshop) -> None:
+    _, run = workshop.train("checkpoint.every=0", "checkpoint.minutes=0.00001", NO_BEST, "steps=6")
+    assert [(c.step, c.trigger) for _, c in run.written] == [*((s, "minutes") for s in range(1, 6)), (6, "last")]
+    assert set(prints(run)) == {4, 6}
+
+
+def test_killed_between_the_two_checkpoints_of_a_step_the_second_is_made_up_for(
+    workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, straight = workshop.train(faulty, "steps=8")
+    assert names(straight)[:2] == ["best_model_step_4", "step-4"]
+    monkeypatch.setenv("DIE_BEFORE", "step-4")
+    _, killed = workshop.train(faulty, "steps=8")
+    assert names(killed) == ["best_model_step_4"]
+    assert scratch(workshop, killed), "what it was saving"
+    monkeypatch.delenv("DIE_BEFORE")
+    resumed = workshop.resume(killed)
+    assert resumed.resumed_at == {2: 4}
+    assert names(resumed) == names(straight)
+    assert [c.digest for _, c in resumed.written] == [c.digest for _, c in straight.written]
+    assert scratch(workshop, resumed) == []
+
+
+def test_a_checkpoint_that_is_refused_is_on_record_and_the_last_one_fails_the_run(
+    workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFUSE", "step-4")
+    outcome, run = workshop.train(faulty, "steps=6")
+    assert outcome.status == "completed"
+    assert "step-4" not in names(run)
+    assert "warning: the checkpoint step-4 was not stored: somebody else has it" in [n.text for n in run.notes]
+    assert 4 in prints(run)
+
+    monkeypatch.setenv("REFUSE", "step-6")
+    outcome, run = workshop.train(faulty, "steps=6")
+    assert outcome.status == "failed"
+    assert "step-6, the last one, was not stored: somebody else has it" in (outcome.error or "")
+    assert "keep a copy, mend the cause, and resume the run" in workshop.console(run)
+    monkeypatch.delenv("REFUSE")
+    assert names(workshop.resume(run))[-1] == "step-6"
+
+
+def test_a_rank_that_cannot_write_its_part_is_named_and_training_goes_on(
+    workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIL_TO_WRITE", "step-4")
+    outcome, run = workshop.train(faulty, TWO, "steps=6", NO_BEST)
+    assert outcome.status == "completed"
+    assert names(run) == ["step-6"]
+    (told,) = [note.text for note in run.notes]
+    assert re.fullmatch(r"warning: the checkpoint step-4 was not stored: rank 1 on \S+: OSError: no space left", told)
+    assert set(prints(run)) == {4, 6}
+
+
+@pytest.mark.slow  # torchrun gives the rank that hangs half a minute to end
+def test_a_rank_that_hangs_is_named_and_ends_the_training(
+    workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANG_IN_WRITE", "step-4")
+    outcome, run = workshop.train(faulty, TWO, "steps=8", NO_BEST)
+    assert outcome.status == "failed"
+    assert names(run) == []
+    (told,) = [note.text for note in run.notes if note.text.startswith("warning: ")]
+    assert re.search(r"step-4 was not stored: rank 1 on \S+ has said nothing of its part for 2 s", told)
+    assert re.search(r"rank 1 on \S+ does not come to an end with its part", outcome.error or "")
+
+
+def test_on_another_number_of_processes_training_goes_on_and_says_what_that_means(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workshop.home / "mortal.py").write_text(MORTAL)
+    monkeypatch.setenv("DIE_IN_BATCH", "23")
+    _, killed = workshop.train("task=mortal:gpt", TWO)
+    monkeypatch.delenv("DIE_IN_BATCH")
+    resume_command(workshop.book, killed.name, Asked(processes=1))
+    resumed = workshop.book.run(killed.name)
+    assert resumed.status == "completed"
+    assert last(resumed).processes == 1
+    step = resumed.resumed_at[2]
+    said = f"the checkpoint of step {step:.0f} is of 2 processes, training goes on with 1: not bit for bit"
+    assert said in workshop.console(resumed)
+    assert said in [note.text for note in resumed.notes]
+    assert {f.path for f in last(resumed).files if f.path.startswith("rng")} == {"rng-rank0.pt"}
+
+
+def test_training_waits_for_a_slow_store_and_says_so(
+    workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLOW", "1.5")
+    _, run = workshop.train(faulty, "steps=4", "checkpoint.every=2", NO_BEST, "evaluate.every=0")
+    assert names(run) == ["step-2", "step-4"]
+    console = workshop.console(run)
+    assert "step 4 waits for the checkpoint step-2" in console
+    assert "at the end, waiting for the checkpoint step-4" in console
+    (note,) = run.notes
+    assert re.fullmatch(r"training waited 1\.\d s at step 4 for the checkpoint step-2", note.text)
+    assert note.tags == ("checkpoint",)
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))])
+def test_killed_at_any_moment_no_acknowledged_fact_is_lost(
+    workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    kept = "checkpoint.every=2", "checkpoint.keep_last=2", "checkpoint.full_every=3"
+    overrides = faulty, *kept, "log.every=1", "fingerprint.every=1"
+    _, straight = workshop.train(*overrides)
+    assert [len(c.bases) for _, c in straight.written if not c.best] == [0, 1, 2, 0, 1, 2]
+    chance = random.Random(seed)
+    monkeypatch.setenv("SLOW", "0.1")
+    killed = kill_at(workshop, overrides, checkpoints=chance.randint(1, 5), after=chance.uniform(0.0, 0.3))
+    acknowledged = [c for _, c in killed.written]
+    taken = set(prints(killed))
+    for checkpoint in killed.checkpoints:
+        assert workshop.files(checkpoint) == {f.path: f.digest for f in checkpoint.files}
+        assert checkpoint.step in taken
+    resumed = workshop.resume(killed)
+    assert [c for _, c in resumed.written][: len(acknowledged)] == acknowledged
+    assert resumed.resumed_at == {2: acknowledged[-1].step}
+    assert curve(resumed) == curve(straight)
+    assert prints(resumed) == prints(straight)
+    assert [c.name for c in resumed.checkpoints if not c.best] == [c.name for c in straight.checkpoints if not c.best]
+    assert workshop.files(last(resumed)) == workshop.files(last(straight))
+    assert scratch(workshop, resumed) == []
+
+
+def kill_at(workshop: Workshop, overrides: Sequence[str], *, checkpoints: int, after: float) -> RunState:
+    """Train in a process of its own, and kill training and launcher ``after`` seconds of so many checkpoints."""
+    program = f"""
+import sys
+from pathlib import Path
+import ledger
+sys.path.insert(0, {HERE!r})
+from test_training import Workshop
+Workshop(Path.cwd(), ledger.open_ledger(str(Path(".ledger").absolute()))).train(*{tuple(overrides)!r})
+"""
+    before = {run.id for run in workshop.book.runs()}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=workshop.home) as process:
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            started = [run for run in workshop.book.runs() if run.id not in before]
+            if started and len(workshop.book.run(started[0].id).written) >= checkpoints:
+                break
+            time.sleep(0.02)
+        time.sleep(after)
+        whole = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in whole:
+            one.kill()
+        psutil.wait_procs(whole)
+    workshop.book.recover()
+    return workshop.book.run(started[0].id)
 
 
 def test_a_loss_that_is_no_number_is_recorded_and_ends_the_training(workshop: Workshop) -> None:

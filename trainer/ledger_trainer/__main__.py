@@ -20,11 +20,13 @@ def main() -> int:
     from ledger_trainer.session import train_rank
 
     try:
-        with ledger.current_run() as run:
-            return train_rank(run)
+        with ledger.current_run(rank=0) as run:
+            if code := train_rank(run):
+                raise SystemExit(code)
     except LedgerError as error:
         sys.stderr.write(f"error: {error}\n" + (f"  → {error.mend}\n" if error.mend else ""))
         return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,31 +1,29 @@
 """What a checkpoint directory holds. No clock and no run's name, so equal training gives equal files.
 
-========================  ===================================================================================
-``progress.json``         format, step, seed and world of the training
-``rng-rank<k>.pt``        state of every generator of rank k
-``model.safetensors``     parameters and buffers (written by the engines here)
-``optimizer.pt``          state of the optimizer (written by the engines here)
-========================  ===================================================================================
+==============================  =============================================================================
+``progress.json``               format, step, seed and world (number of processes) of the training
+``rng-rank<k>.pt``              state of every generator of rank k
+``model-bfloat16.safetensors``  the model for others, where the recipe asks for it; nothing is resumed from it
+everything else                 is the engine's
+==============================  =============================================================================
 
 Every ``.pt`` file is read with ``weights_only``: a checkpoint cannot run code.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from ledger.errors import CheckpointUnavailable
 from ledger_trainer import ranks
-from ledger_trainer.determinism import capture_random_state, restore_random_state
+from ledger_trainer.determinism import capture_random_state, restore_random_state, seed_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ledger.hooks.ports import Engine
@@ -33,44 +31,63 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 
 
-def save(directory: Path, engine: Engine, *, step: int, seed: int, rank: int) -> None:
-    """Write the whole state after ``step`` into ``directory``, which every rank must see.
+def save(directory: Path, engine: Engine, *, step: int, seed: int, rank: int) -> Callable[[], None]:
+    """Take the whole state after ``step``; what is returned writes this rank's part of it to ``directory``.
 
-    A collective, in which rank 0 writes what is not the engine's.
+    A collective, under the terms of ``Engine.save``. Every rank must see the directory.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save(canonical(capture_random_state()), buffer)
-    states = ranks.gather(buffer.getvalue())
-    engine.save(directory)()
-    if rank == 0:
-        for k, state in enumerate(states):
-            (directory / f"rng-rank{k}.pt").write_bytes(state)
-        progress = {"format": FORMAT, "seed": seed, "step": step, "world": len(states)}
-        (directory / "progress.json").write_text(json.dumps(progress, sort_keys=True) + "\n")
+    state = canonical(capture_random_state())
+    world = ranks.world()
+    write_engine = engine.save(directory)
+
+    def write() -> None:
+        write_engine()
+        save_state(state, directory / f"rng-rank{rank}.pt")
+        if rank == 0:
+            progress = {"format": FORMAT, "seed": seed, "step": step, "world": world}
+            (directory / "progress.json").write_text(json.dumps(progress, sort_keys=True) + "\n")
+
+    return write
 
 
 def load(directory: Path, engine: Engine, *, seed: int, rank: int, world: int) -> int:
     """Restore what ``save`` wrote and return its step; a collective.
 
-    Generators come last, since whatever is made before them may draw from them. Raises
-    ``CheckpointUnavailable`` where the directory is of another kind of training, before anything was changed.
+    Generators come last, since whatever is made before them may draw from them. Where ``world`` is not the number of
+    processes that wrote the checkpoint, generators begin anew, as a function of the seed that this process has set
+    and of the step. Raises ``CheckpointUnavailable`` where the directory is of another kind of training, before
+    anything was changed.
     """
+    progress = _progress(directory)
+    for name, asked in {"format": FORMAT, "seed": seed}.items():
+        if progress[name] != asked:
+            raise CheckpointUnavailable(
+                f"the checkpoint of step {progress['step']} has {name} {progress[name]}, this training {asked}",
+                mend="resume with the recipe that the run was started with",
+            )
+    same = progress["world"] == world
+    # First, as a damaged file must be found before anything is changed.
+    state = load_safely(directory / f"rng-rank{rank}.pt") if same else None
+    engine.load(directory)
+    if state is not None:
+        restore_random_state(state)
+    else:
+        seed_all(torch.initial_seed(), f"after step {progress['step']}")
+    return progress["step"]
+
+
+def processes(directory: Path) -> int:
+    """How many processes wrote the checkpoint; with another number training goes on, but not bit for bit."""
+    return _progress(directory)["world"]
+
+
+def _progress(directory: Path) -> dict[str, int]:
     try:
         progress = json.loads((directory / "progress.json").read_text())
-        found = {"format": progress["format"], "seed": progress["seed"], "world": progress["world"]}
-        step = int(progress["step"])
+        return {name: int(progress[name]) for name in ("format", "seed", "step", "world")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointUnavailable(f"{directory} is not a checkpoint of this trainer: {error!r}") from error
-    for name, asked in {"format": FORMAT, "seed": seed, "world": world}.items():
-        if found[name] != asked:
-            raise CheckpointUnavailable(
-                f"the checkpoint of step {step} has {name} {found[name]}, this training {asked}",
-                mend="resume with the recipe and the number of processes that the run was started with",
-            )
-    engine.load(directory)
-    restore_random_state(load_safely(directory / f"rng-rank{rank}.pt"))
-    return step
 
 
 def holds() -> tuple[str, ...]:
@@ -82,36 +99,6 @@ def holds() -> tuple[str, ...]:
         *(("rng.cuda",) if torch.cuda.is_available() else ()),
     )
     return ("model", "optimizer", "schedule", "data position", *generators)
-
-
-def save_model(model: torch.nn.Module, path: Path) -> None:
-    """Write parameters and buffers; one that has several names is written under the first."""
-    names = first_names(model)
-    state = model.state_dict()
-    tensors = {name: state[name].detach().cpu().contiguous() for name in dict.fromkeys(names.values())}
-    safetensors.torch.save_file(tensors, path)
-
-
-def load_model(model: torch.nn.Module, path: Path) -> None:
-    """Restore what ``save_model`` wrote. Raises ``CheckpointUnavailable`` where it is of another model."""
-    try:
-        tensors = safetensors.torch.load_file(path)
-        model.load_state_dict({name: tensors[first] for name, first in first_names(model).items() if first in tensors})
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointUnavailable(
-            f"the checkpoint is not of this model: {error}",
-            mend="resume with the recipe and code that wrote it",
-        ) from error
-
-
-def first_names(model: torch.nn.Module) -> dict[str, str]:
-    """The first name of each entry of the state, which is its only one unless tensors are tied."""
-    first: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
-    names = {}
-    for name, tensor in model.state_dict().items():
-        identity = (tensor.data_ptr(), tensor.shape, tensor.stride())
-        names[name] = first.setdefault(identity, name) if tensor.numel() else name
-    return names
 
 
 def save_state(state: Any, path: Path) -> None:

@@ -11,12 +11,16 @@ from ledger_trainer import sampling
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ledger_trainer.mesh import Mesh
     from ledger_trainer.task import Batch, Task
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Batches of ``task``; every one is a function of the seed, the step, the rank and the world."""
+    """Batches of ``task``; every one is a function of the seed, the step, the rank and the mesh.
+
+    Ranks of one tensor or pipeline group read the same samples.
+    """
 
     task: Task
     seed: int
@@ -24,7 +28,7 @@ class Feed:
     """Samples of a step over all ranks."""
     accumulation: int
     rank: int
-    world: int
+    mesh: Mesh
 
     def __post_init__(self) -> None:
         if not len(self.task.samples("train")):
@@ -34,7 +38,9 @@ class Feed:
         """Identifiers of this rank's training samples for ``step``, one list for each micro-batch."""
         known = self.task.samples("train")
         places = sampling.step_places(self.seed, step, self.size, len(known))
-        mine = sampling.share(places, rank=self.rank, world=self.world, accumulation=self.accumulation)
+        mine = sampling.share(
+            places, share=self.mesh.share(self.rank), shares=self.mesh.shares, accumulation=self.accumulation
+        )
         return [[int(known[int(place)]) for place in micro] for micro in mine]
 
     def train(self, step: int) -> list[Batch]:
@@ -47,9 +53,10 @@ class Feed:
         A set that is smaller than one batch is one smaller batch.
         """
         known: Sequence[int] = self.task.samples("validation")
-        share = min(self.size, len(known)) // self.world
-        if not share:
+        size = min(self.size, len(known)) // self.mesh.shares
+        if not size:
             return
-        count = min(batches, len(known) // (share * self.world))
-        for start in range(self.rank * share, count * share * self.world, share * self.world):
-            yield self.task.batch([int(sample) for sample in known[start : start + share]])
+        whole = size * self.mesh.shares
+        count = min(batches, len(known) // whole)
+        for start in range(self.mesh.share(self.rank) * size, count * whole, whole):
+            yield self.task.batch([int(sample) for sample in known[start : start + size]])

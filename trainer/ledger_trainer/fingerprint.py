@@ -1,41 +1,103 @@
-"""Digests of a training's state. A loss curve agrees to nine decimals where the weights already differ."""
+"""Digests of a training's state. A loss curve agrees to nine decimals where the weights already differ.
+
+Each rank digests what it holds; what all of them found makes up one fact.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
+from ledger.codec import canonical_digest
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+
+class ShardDigests(Protocol):
+    """What one rank holds: SHA-256 by fully qualified name.
+
+    A shard that is not the whole tensor is named with its offsets in it: ``name[0,128]``. Replicas of one shard have
+    equal names on all ranks that hold them.
+    """
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """Of parameters and buffers."""
+
+    @property
+    def optimizer(self) -> Mapping[str, str]:
+        """Of the optimizer's state."""
 
 
 @dataclass(frozen=True)
-class Fingerprint:
-    """Digests at one step."""
+class Digests:
+    """``ShardDigests`` as plain values."""
 
-    parameters: str
-    """Of all parameters and buffers."""
-    optimizer: str
-    tensors: Mapping[str, str]
-    """Of each parameter and buffer by name."""
+    parameters: Mapping[str, str]
+    optimizer: Mapping[str, str]
 
 
 @runtime_checkable
 class Fingerprinting(Protocol):
     """An engine that can tell its state's digests."""
 
-    def fingerprint(self) -> Fingerprint:
-        """Digests of the whole state, whatever the sharding; a collective."""
+    def fingerprint(self) -> Callable[[], ShardDigests]:
+        """Take the state as it is now; what is returned digests this rank's part of it.
+
+        A collective, which may use what ``save`` took after the same step, and the other way round. Each rank calls
+        what it got once, from any thread and while training goes on: it makes no collective call.
+        """
 
 
-def fingerprint(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Fingerprint:
-    """Digests of a model and its optimizer, both whole in this process."""
-    tensors = {name: tensor_digest(name, tensor) for name, tensor in model.state_dict().items()}
-    return Fingerprint(_digest(tensors), _digest(optimizer.state_dict()), tensors)
+@runtime_checkable
+class Exporting(Protocol):
+    """An engine that can read whole tensors out of what its ranks have saved."""
+
+    def export(self, directory: Path) -> Mapping[str, torch.Tensor]:
+        """The model by fully qualified names, on the CPU.
+
+        Called on rank 0 only, from any thread, when all ranks have written to ``directory``; no collective.
+        """
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Digests of the state at one step, of all ranks."""
+
+    parameters: str
+    """Of all parameters and buffers: SHA-256 over the canonical JSON of ``tensors``."""
+    optimizer: str
+    """Of the optimizer's state, in the same way."""
+    tensors: Mapping[str, str]
+    """Of each parameter and buffer, or shard of one, by name."""
+    shards: Mapping[str, str]
+    """Of all that each rank holds, by rank as text; empty where one process holds everything."""
+    disagreements: Sequence[str]
+    """Where ranks that hold the same have different values, which they never should."""
+
+
+def merge(ranks: Sequence[ShardDigests]) -> Fingerprint:
+    """What the digests of all ranks, in their order, come to."""
+    disagreements: list[str] = []
+    parameters = _union([rank.parameters for rank in ranks], disagreements)
+    optimizer = _union([rank.optimizer for rank in ranks], disagreements)
+    shards = {
+        str(k): canonical_digest({"optimizer": dict(rank.optimizer), "parameters": dict(rank.parameters)})
+        for k, rank in enumerate(ranks)
+    }
+    return Fingerprint(
+        canonical_digest(parameters),
+        canonical_digest(optimizer),
+        parameters,
+        shards if len(ranks) > 1 else {},
+        disagreements,
+    )
 
 
 def tensor_digest(name: str, tensor: torch.Tensor) -> str:
@@ -48,16 +110,11 @@ def tensor_digest(name: str, tensor: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def _digest(value: Any) -> str:
-    """SHA-256 over a tree of plain values, its tensors replaced by their digests."""
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return tensor_digest("", value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+def _union(ranks: Sequence[Mapping[str, str]], disagreements: list[str]) -> dict[str, str]:
+    first: dict[str, tuple[str, int]] = {}
+    for k, digests in enumerate(ranks):
+        for name, digest in digests.items():
+            known, holder = first.setdefault(name, (digest, k))
+            if known != digest:
+                disagreements.append(f"{name} is {known[:12]}… on rank {holder}, {digest[:12]}… on rank {k}")
+    return {name: digest for name, (digest, _) in first.items()}

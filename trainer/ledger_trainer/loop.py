@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import shutil
 from typing import TYPE_CHECKING
 
 import ledger
 from ledger.errors import InvalidRecipe
 from ledger_trainer import checkpoint, ranks
 from ledger_trainer.console import Console
-from ledger_trainer.fingerprint import Fingerprinting
+from ledger_trainer.fingerprint import Exporting
+from ledger_trainer.saver import Saver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from ledger.hooks.ports import Engine
     from ledger_trainer.feed import Feed
@@ -23,55 +22,63 @@ if TYPE_CHECKING:
 
 
 def train(
-    run: ledger.Run,
-    recipe: TrainingRecipe,
-    engine: Engine,
-    feed: Feed,
-    stop: Interruption,
-    *,
-    after: int,
-    scratch: Path,
+    run: ledger.Run, recipe: TrainingRecipe, engine: Engine, feed: Feed, stop: Interruption, *, after: int
 ) -> int:
     """Train from the step ``after`` to the last; every rank calls it. Returns the exit code of the process.
 
-    What a step measured is recorded before its checkpoint: an attempt that resumes there never comes back to
-    it.
+    What a step measured is recorded before its fingerprint and its checkpoint: an attempt that resumes there never
+    comes back to it.
     """
+    rank, stopped, step = run.rank or 0, 0, after
     keeper = ledger.Keeper(run, policy(recipe.checkpoint))
-    console = Console(feed.rank, recipe.steps)
-    require_best(recipe.checkpoint.best, engine, feed)
-    console.begin(after)
-    for step in range(after + 1, recipe.steps + 1):
-        last = step == recipe.steps
-        measured = engine.step(feed.train(step))
-        trained = {"train/loss": measured.pop("loss"), **measured}
-        broken = recipe.stop_on_nan and not math.isfinite(trained["train/loss"])
-        if last or broken or due(step, recipe.log.every):
-            record(run, console, feed.rank, step, trained)
-        if broken:
-            raise RuntimeError(f"the loss is not finite at step {step}; stop_on_nan = false goes on regardless")
+    console = Console(rank, recipe.steps)
+    require_best(recipe.checkpoint, engine, feed)
+    require_export(recipe.checkpoint, engine)
+    with Saver(run, keeper, engine, console, seed=recipe.seed, export=recipe.checkpoint.export) as saver:
+        console.begin(after)
+        go_on(run, keeper, saver, console, after, last=after == recipe.steps)
+        for step in range(after + 1, recipe.steps + 1):
+            last = step == recipe.steps
+            measured = engine.step(feed.train(step))
+            trained = {"train/loss": measured.pop("loss"), **measured}
+            broken = recipe.stop_on_nan and not math.isfinite(trained["train/loss"])
+            if last or broken or due(step, recipe.log.every):
+                record(run, console, step, trained)
+            if broken:
+                raise RuntimeError(f"the loss is not finite at step {step}; stop_on_nan = false goes on regardless")
 
-        evaluated: dict[str, float] = {}
-        if last or due(step, recipe.evaluate.every):
-            evaluated = evaluate(engine, feed, recipe.evaluate.batches)
-            record(run, console, feed.rank, step, evaluated)
-        # Never for an interruption: it must leave no mark in what a replay compares.
-        if last or evaluated or due(step, recipe.checkpoint.every):
-            record_fingerprint(run, feed.rank, engine, step)
+            evaluated: dict[str, float] = {}
+            if last or due(step, recipe.evaluate.every):
+                evaluated = evaluate(engine, feed, recipe.evaluate.batches)
+                record(run, console, step, evaluated)
 
-        stopped = ranks.agree(stop.signal)
-        if names := keeper.due(step, evaluated, now=last or bool(stopped)):
-            directory = scratch / f"step-{step}"
-            checkpoint.save(directory, engine, step=step, seed=recipe.seed, rank=feed.rank)
-            if feed.rank == 0:
-                holds, metrics = checkpoint.holds(), trained | evaluated
-                keeper.keep(directory, names, step=step, metrics=metrics, holds=holds)
-                shutil.rmtree(directory)
-        if stopped and not last:
-            ranks.agree(0)  # a launcher ends all ranks when the first one leaves: let rank 0 finish storing
-            console.say(f"stopped after step {step} of {recipe.steps}; its checkpoint is written")
-            return 128 + stopped
-    return 0
+            stopped, overdue = ranks.agree(stop.signal, rank == 0 and keeper.overdue())
+            names = keeper.due(step, evaluated, last=last, interrupted=bool(stopped), overdue=bool(overdue))
+            # Never for the clock or an interruption: they must leave no mark in what a replay compares.
+            regular = any(due(step, every) for every in (recipe.checkpoint.every, recipe.fingerprint.every))
+            saver.take(step, names, fingerprint=bool(last or evaluated or regular), metrics=trained | evaluated)
+            if stopped:
+                break
+    if not stopped or step == recipe.steps:
+        return 0
+    stored = f"was not stored: {saver.failure}" if saver.failure else "is written"
+    console.say(f"stopped after step {step} of {recipe.steps}; its checkpoint {stored}")
+    return 128 + stopped
+
+
+def go_on(run: ledger.Run, keeper: ledger.Keeper, saver: Saver, console: Console, after: int, *, last: bool) -> None:
+    """Say what is otherwise than before, and make up for what a killed attempt left out at this very step."""
+    if run.resumed_from is None:
+        return
+    before = checkpoint.processes(run.resumed_from)
+    if before != (now := ranks.world()):
+        said = f"the checkpoint of step {after} is of {before} processes, training goes on with {now}: not bit for bit"
+        console.say(said)
+        if not run.rank:
+            run.annotate(said, ["resumed"])
+    if missing := keeper.unfinished(last=last):
+        metrics = next((c.metrics for c in reversed(run.checkpoints()) if c.step == after), {})
+        saver.take(after, missing, fingerprint=False, metrics=metrics)
 
 
 def due(step: int, every: int) -> bool:
@@ -86,33 +93,38 @@ def evaluate(engine: Engine, feed: Feed, batches: int) -> dict[str, float]:
     return {f"val/{name}": math.fsum(m[name] for m in measured) / len(measured) for name in names}
 
 
-def require_best(metric: str, engine: Engine, feed: Feed) -> None:
+def require_best(options: Checkpoint, engine: Engine, feed: Feed) -> None:
     """Fail before the first step, not after hours, where the best checkpoint's metric is never measured."""
+    metric = options.best
     if metric and metric not in (measured := evaluate(engine, feed, batches=1)):
         offered = ", ".join(measured) or "none, as there is not one validation batch of batch.size"
         raise InvalidRecipe(f'checkpoint.best = "{metric}" is not measured', mend=f"measured are: {offered}")
 
 
-def record(run: ledger.Run, console: Console, rank: int, step: int, metrics: Mapping[str, float]) -> None:
+def require_export(options: Checkpoint, engine: Engine) -> None:
+    """Fail before the first step where the engine cannot give what an export is made of."""
+    if options.export and not isinstance(engine, Exporting):
+        raise InvalidRecipe(
+            f'checkpoint.export = "{options.export}" is more than this engine can do',
+            mend="remove it, or choose another engine.name",
+        )
+
+
+def record(run: ledger.Run, console: Console, step: int, metrics: Mapping[str, float]) -> None:
     """Log and print on rank 0; the values are those of all ranks already."""
-    if rank == 0 and metrics:
+    if not run.rank and metrics:
         run.log(metrics, step=step)
         console.step(step, metrics)
-
-
-def record_fingerprint(run: ledger.Run, rank: int, engine: Engine, step: int) -> None:
-    """Record digests of the state, from engines that can tell them."""
-    if isinstance(engine, Fingerprinting):
-        found = engine.fingerprint()
-        if rank == 0:
-            run.fingerprint(step, found.parameters, found.optimizer, found.tensors)
 
 
 def policy(options: Checkpoint) -> ledger.Policy:
     """The recipe's words in those of the keeper."""
     return ledger.Policy(
         every=options.every or None,
+        minutes=options.minutes or None,
         best=options.best or None,
         mode=options.mode,
         keep_last=options.keep_last or None,
+        keep_every=options.keep_every or None,
+        full_every=options.full_every or None,
     )

@@ -29,22 +29,41 @@ def open_trainer(settings: Settings) -> Trainer:
 
 @hookimpl
 def build_engine(name: str, config: Mapping[str, Any]) -> Engine | None:
-    """``torch`` for one process, ``ddp`` for several."""
-    if name not in ("torch", "ddp"):
+    """``torch`` for one process, ``ddp`` and ``fsdp`` for several."""
+    if name not in ("torch", "ddp", "fsdp"):
         return None
-    from ledger_trainer.engines import DdpEngine, TorchEngine
+    if name == "torch":
+        from ledger_trainer.engines import TorchEngine
 
-    return DdpEngine(config) if name == "ddp" else TorchEngine(config)
+        return TorchEngine(config)
+    from ledger_trainer.engines.parallel import ParallelEngine
+
+    return ParallelEngine(config)
+
+
+@hookimpl
+def offer_engines() -> Mapping[str, str]:
+    """Those of ``build_engine``, ready where torch is; `ledger train` itself says where it is not."""
+    return dict.fromkeys(("torch", "ddp", "fsdp"), "")
 
 
 @hookimpl
 def launch_command(plan: Launch, world: World) -> Sequence[str] | None:
-    """torchrun, for several processes of this trainer."""
+    """torchrun, for what one process of this trainer alone cannot be."""
     interpreter, *rest = plan.command
-    if world.processes == 1 or rest[:2] != ["-m", "ledger_trainer"]:
+    if rest[:2] != ["-m", "ledger_trainer"] or world.launcher not in ("", "torchrun"):
         return None
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world.processes)]
-    return [interpreter, *launcher, *rest]
+    if not world.launcher and world.processes == 1:
+        return None
+    torchrun = [interpreter, "-m", "torch.distributed.run", f"--nproc-per-node={world.processes // world.nodes}"]
+    if any(word.startswith("--max-restarts=") for word in world.options):
+        # With the store that torch 2.13 shares between agent and workers, restarted workers hang on its old keys.
+        torchrun = ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", *torchrun]
+    if world.nodes > 1:
+        torchrun.append(f"--nnodes={world.nodes}")
+    elif not any(word.startswith(("--rdzv-", "--master-")) for word in world.options):
+        torchrun.append("--standalone")
+    return [*torchrun, *world.options, *rest]
 
 
 @hookimpl

@@ -8,16 +8,21 @@ import torch
 from torch import distributed
 
 
-def agree(flag: int) -> int:
-    """The largest ``flag`` of all ranks, on every rank.
+def world() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def agree(*flags: int) -> tuple[int, ...]:
+    """The largest of each flag over all ranks, on every rank.
 
     What one has noticed, all act on after the same step.
     """
     if not distributed.is_initialized():
-        return flag
-    flags = torch.tensor(flag, device=_device())
-    distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
-    return int(flags.item())
+        return flags
+    agreed = torch.tensor(flags, device=_device())
+    distributed.all_reduce(agreed, op=distributed.ReduceOp.MAX)
+    return tuple(agreed.tolist())
 
 
 def gather(payload: bytes) -> list[bytes]:

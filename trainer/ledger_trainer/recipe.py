@@ -7,7 +7,8 @@ and such an error names the key to change.
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -21,6 +22,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ledger_trainer.mesh import Mesh
+
+BUNDLED_ENGINES: Final = ("torch", "ddp", "fsdp")
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A float in [0, 1)."""
 
@@ -131,19 +135,29 @@ class Engine(Component):
     """What carries out a step."""
 
     name: str | None = None
-    """torch (one process), ddp (several), or an engine of a plugin.
+    """torch (one process), ddp (replicas), fsdp (parameters split), or an engine of a plugin.
 
-    By default as parallel.processes needs.
+    By default as [parallel] needs.
     """
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes under autocast; parameters stay float32."""
+    options: dict[str, Any] = {}
+    """Options of a plugin's engine."""
 
 
 class Parallel(Component):
-    """The processes that train together."""
+    """The processes that train together. Their number is the product of the sizes."""
 
-    processes: PositiveInt = 1
-    """How many; `--nproc` sets it."""
+    processes: PositiveInt | None = None
+    """How many in all; `--nproc` sets it. By default as many as the sizes need."""
+    data: PositiveInt | None = None
+    """Replicas of the parameters; by default what the other sizes leave of the processes."""
+    shard: PositiveInt | None = None
+    """Processes that split a replica's parameters, for fsdp; by default what the other sizes leave."""
+    tensor: PositiveInt | None = None
+    """Processes that split each layer; by default 1."""
+    pipeline: PositiveInt | None = None
+    """Stages that the layers are dealt out to; by default 1."""
 
 
 class Determinism(Component):
@@ -183,13 +197,20 @@ class TrainingRecipe(Component):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainingRecipe:
-        shares = self.parallel.processes * self.batch.accumulation
+        mesh = self.mesh()
+        shares = mesh.shares * self.batch.accumulation
         if self.batch.size % shares:
             raise _mismatch(
                 "batch.size",
-                f"{self.batch.size} samples cannot be shared out equally over parallel.processes = "
-                f"{self.parallel.processes} times batch.accumulation = {self.batch.accumulation}; "
+                f"{self.batch.size} samples cannot be shared out equally over parallel.data × parallel.shard = "
+                f"{mesh.shares} times batch.accumulation = {self.batch.accumulation}; "
                 f"set batch.size to a multiple of {shares}",
+            )
+        if self.batch.accumulation < mesh.pipeline:
+            raise _mismatch(
+                "batch.accumulation",
+                f"{self.batch.accumulation} micro-batches cannot fill a pipeline of {mesh.pipeline} stages; "
+                f"set it to {mesh.pipeline} or more",
             )
         if self.schedule.warmup > self.steps:
             raise _mismatch("schedule.warmup", f"it is longer than the training; set it to {self.steps} or less")
@@ -197,24 +218,86 @@ class TrainingRecipe(Component):
             raise _mismatch("schedule.min_lr", f"it is above optim.lr = {self.optim.lr}; lower it, or raise optim.lr")
         if self.optim.momentum and self.optim.name != "sgd":
             raise _mismatch("optim.momentum", f'{self.optim.name} has none; remove it, or set optim.name = "sgd"')
-        if self.engine.name == "torch" and self.parallel.processes > 1:
-            raise _mismatch("engine.name", '"torch" trains in one process; set it to "ddp", or parallel.processes to 1')
-        if self.engine.name == "ddp" and self.parallel.processes == 1:
+        if self.checkpoint.keep_every and not self.checkpoint.keep_last:
+            raise _mismatch("checkpoint.keep_every", "all are kept anyway; set checkpoint.keep_last, or remove it")
+        if self.checkpoint.export and not self.checkpoint.best:
             raise _mismatch(
-                "engine.name", '"ddp" needs several processes; set parallel.processes, or remove engine.name'
+                "checkpoint.export", "it adds to the best checkpoint; set checkpoint.best to a metric, or remove it"
             )
+        self._engine_fits(mesh)
         return self
+
+    def _engine_fits(self, mesh: Mesh) -> None:
+        name = self.engine_name(mesh)
+        if name == "torch" and mesh.processes > 1:
+            raise _mismatch("engine.name", '"torch" trains in one process; set it to "ddp", or parallel.processes to 1')
+        if name in ("ddp", "fsdp") and mesh.processes == 1:
+            raise _mismatch(
+                "engine.name", f'"{name}" needs several processes; set parallel.processes, or remove engine.name'
+            )
+        if name == "ddp" and mesh.shard > 1:
+            raise _mismatch("parallel.shard", '"ddp" splits no parameters; set engine.name = "fsdp", or remove it')
+        if name == "fsdp" and mesh.shard == 1:
+            raise _mismatch(
+                "parallel.shard", '"fsdp" with a shard of 1 splits nothing; raise it, or set engine.name = "ddp"'
+            )
+        if name in BUNDLED_ENGINES and self.engine.options:
+            raise _mismatch("engine.options", f'the engine "{name}" has none; remove them')
+
+    def engine_name(self, mesh: Mesh) -> str:
+        """The engine's name, where the recipe has none that which the mesh needs."""
+        needed = "fsdp" if mesh.shard > 1 else "ddp" if mesh.processes > 1 else "torch"
+        return self.engine.name or needed
+
+    def mesh(self) -> Mesh:
+        """The sizes, those left open filled in."""
+        given = self.parallel.model_dump(exclude={"processes"}, exclude_none=True)
+        mesh = Mesh(**given)
+        processes = self.parallel.processes or mesh.processes
+        open_ended = ("shard", "data") if self.engine.name == "fsdp" else ("data",)
+        left = [name for name in open_ended if name not in given]
+        if left and processes % mesh.processes == 0:
+            return replace(mesh, **{left[0]: processes // mesh.processes})
+        if mesh.processes != processes:
+            sizes = " × ".join(f"{name} {size}" for name, size in mesh.sizes.items() if name not in left)
+            raise _mismatch(
+                "parallel.processes",
+                f"{processes} processes cannot be laid out as {sizes}; "
+                f"set it to {'a multiple of ' if left else ''}{mesh.processes}, or change the sizes",
+            )
+        return mesh
 
     def settled(self) -> TrainingRecipe:
         """The same recipe with nothing left to the machine, so that a replay elsewhere does the same."""
-        name = self.engine.name or ("ddp" if self.parallel.processes > 1 else "torch")
-        threads = self.determinism.threads or max(1, _processors() // self.parallel.processes)
+        mesh = self.mesh()
+        threads = self.determinism.threads or max(1, _processors() // mesh.processes)
         return self.model_copy(
             update={
-                "engine": self.engine.model_copy(update={"name": name}),
+                "engine": self.engine.model_copy(update={"name": self.engine_name(mesh)}),
+                "parallel": Parallel(processes=mesh.processes, **mesh.sizes),
                 "determinism": self.determinism.model_copy(update={"threads": threads}),
             }
         )
+
+    def resized(self, processes: int) -> TrainingRecipe:
+        """This settled recipe for another number of processes; tensor and pipeline stay as they are.
+
+        A single process needs no split, so a bundled engine then gives way to "torch", and that to "ddp" where
+        there are several. Replicas that are split (data and shard above 1) keep their shard if it divides.
+        Raises ``pydantic.ValidationError`` where the recipe cannot be shared out among so many.
+        """
+        old = self.mesh()
+        keep: dict[str, int] = {"tensor": old.tensor, "pipeline": old.pipeline}
+        name = self.engine.name
+        if name in BUNDLED_ENGINES and (processes == 1 or name == "torch"):
+            keep, name = {}, None
+        elif old.data > 1 and old.shard > 1 and processes % (old.shard * old.tensor * old.pipeline) == 0:
+            keep["shard"] = old.shard
+        changed = {
+            "engine": self.engine.model_dump() | {"name": name},
+            "parallel": {"processes": processes, **keep},
+        }
+        return TrainingRecipe.model_validate(self.model_dump() | changed).settled()
 
 
 def _processors() -> int:

@@ -1,4 +1,4 @@
-"""Which samples a step reads: a pure function of seed, step, rank and world.
+"""Which samples a step reads: a pure function of seed, step and share.
 
 There is no loader and so no position to save: an epoch is a permutation that can be asked for any of its
 places alone. It is a Feistel network over the smallest square domain, walked until it falls into range (Black
@@ -35,9 +35,9 @@ def step_places(seed: int, step: int, batch: int, total: int) -> Indices:
     return places
 
 
-def share(places: Indices, *, rank: int, world: int, accumulation: int) -> Indices:
-    """One rank's share of a step, an array of [accumulation, samples]."""
-    return places.reshape(accumulation, world, -1)[:, rank]
+def share(places: Indices, *, share: int, shares: int, accumulation: int) -> Indices:
+    """One of the ``shares`` of a step, an array of [accumulation, samples]."""
+    return places.reshape(accumulation, shares, -1)[:, share]
 
 
 def permute(index: Indices, size: int, key: str) -> Indices:

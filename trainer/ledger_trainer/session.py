@@ -6,8 +6,8 @@ What one rank sets up, in the order that makes it repeatable.
 from __future__ import annotations
 
 import contextlib
-import shutil
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import ledger
 from ledger.hooks.manager import load_plugins
@@ -15,11 +15,21 @@ from ledger_trainer import checkpoint, determinism
 from ledger_trainer.feed import Feed
 from ledger_trainer.interruption import Interruption
 from ledger_trainer.loop import train
+from ledger_trainer.optimizer import build_optimizer
 from ledger_trainer.recipe import TrainingRecipe
+from ledger_trainer.schedule import learning_rate
 from ledger_trainer.task import find_factory
 
 if TYPE_CHECKING:
     from ledger_trainer.task import Task
+
+
+@runtime_checkable
+class Laid(Protocol):
+    """An engine that can tell how its processes are laid out."""
+
+    def topology(self) -> dict[str, Any]:
+        """The section ``topology`` of ``ledger.events.EnvironmentCaptured``; a collective."""
 
 
 def train_rank(run: ledger.Run) -> int:
@@ -27,25 +37,34 @@ def train_rank(run: ledger.Run) -> int:
     stop = Interruption()
     recipe = TrainingRecipe.model_validate(run.config)
     settings = ledger.find_settings()
-    rank, world = run.rank or 0, recipe.parallel.processes
-    scratch = settings.scratch / "saving" / run.id
-    if rank == 0:
-        shutil.rmtree(scratch, ignore_errors=True)  # what an attempt that was killed while saving has left
+    rank, mesh = run.rank or 0, recipe.mesh()
 
     determinism.settle(recipe.determinism)
     task = open_task(run, recipe)
-    feed = Feed(task, recipe.seed, recipe.batch.size, recipe.batch.accumulation, rank, world)
+    feed = Feed(task, recipe.seed, recipe.batch.size, recipe.batch.accumulation, rank, mesh)
     determinism.seed_all(recipe.seed, "model")  # the same on every rank
-    config = recipe.model_dump() | {"task": task}
-    with contextlib.closing(load_plugins(settings).engine(recipe.engine.name or "", config)) as engine:
-        determinism.seed_all(recipe.seed, f"rank {rank}")
+    name = recipe.engine_name(mesh)
+    with contextlib.closing(load_plugins(settings).engine(name, engine_config(recipe, task))) as engine:
+        # By place and not by rank: what a tensor group draws for activations that all of it hold must be the same.
+        place = mesh.coordinates(rank)
+        determinism.seed_all(recipe.seed, f"stage {place['pipeline']}, share {mesh.share(rank)}")
+        topology = engine.topology() if isinstance(engine, Laid) else {}
         if rank == 0:
             facts = determinism.facts(recipe.engine.precision)
-            run.environment(determinism=facts, libraries=determinism.library_facts())
+            run.environment(determinism=facts, libraries=determinism.library_facts(), topology=topology)
         after = 0
         if run.resumed_from is not None:
-            after = checkpoint.load(run.resumed_from, engine, seed=recipe.seed, rank=rank, world=world)
-        return train(run, recipe, engine, feed, stop, after=after, scratch=scratch)
+            after = checkpoint.load(run.resumed_from, engine, seed=recipe.seed, rank=rank, world=mesh.processes)
+        return train(run, recipe, engine, feed, stop, after=after)
+
+
+def engine_config(recipe: TrainingRecipe, task: Task) -> dict[str, Any]:
+    """What an engine is built from: the recipe as plain values, and the objects that it stands for."""
+    return recipe.settled().model_dump() | {
+        "task": task,
+        "optimizer": partial(build_optimizer, recipe.optim),
+        "learning_rate": partial(learning_rate, recipe.schedule, recipe.optim.lr, steps=recipe.steps),
+    }
 
 
 def open_task(run: ledger.Run, recipe: TrainingRecipe) -> Task:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     """Tensors by name, the samples along the first axis of each."""
 
 Split = Literal["train", "validation"]
+Cut = Literal["colwise", "rowwise"]
+"""Which way the weight of an ``nn.Linear`` or ``nn.Embedding`` is cut: by its outputs, or by its inputs."""
 BUNDLED: Final = "ledger_trainer.tasks."
 
 
@@ -55,6 +57,31 @@ class Task(Protocol):
         """Means over the batch, ``loss`` among them.
 
         Called without gradients, the model in evaluation mode.
+        """
+
+
+@runtime_checkable
+class TensorParallel(Protocol):
+    """What a task's model has besides, where its layers can be split over processes: ``[parallel] tensor``."""
+
+    def tensor_plan(self, size: int) -> Mapping[str, Cut]:
+        """How to cut its layers for ``size`` processes, by name; ``*`` stands for one part of a name.
+
+        A layer that is cut ``colwise`` computes some of its outputs, which must go, element by element or head by
+        head, into one that is cut ``rowwise``; everything else is computed by each. Raises ``InvalidRecipe`` where
+        ``size`` is too many.
+        """
+
+
+@runtime_checkable
+class Pipelined(Protocol):
+    """What a task's model has besides, where its layers can be dealt out to stages: ``[parallel] pipeline``."""
+
+    def pipeline_layers(self) -> Sequence[str]:
+        """Names of its modules, of which ``forward`` is one after the other.
+
+        Each takes one tensor, the first one the model's only argument, and returns one. A stage replaces those
+        that it does not have by ``nn.Identity``.
         """
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from ledger.errors import InvalidRecipe
@@ -49,14 +50,19 @@ class RecipeTrainer:
             recipe = recipe.model_copy(update={"task_options": options.model_dump(mode="json")})
         else:
             _require_module(recipe.task, source)
-        return Recipe(
-            config=recipe.model_dump(mode="json"),
-            command=(sys.executable, *COMMAND),
-            world=World(processes=recipe.parallel.processes),
-            data={name: data.uri for name, data in recipe.data.items()},
-            seed=recipe.seed,
-            steps=recipe.steps,
-        )
+        return _resolved(recipe)
+
+    def resize(self, config: Mapping[str, Any], processes: int) -> Recipe:
+        """The same recipe for another number of processes. Raises ``InvalidRecipe``."""
+        recipe = TrainingRecipe.model_validate(config)
+        try:
+            return _resolved(recipe.resized(processes))
+        except ValidationError as error:
+            found = (f"{detail.get('ctx', {}).get('key', 'parallel')}: {detail['msg']}" for detail in error.errors())
+            raise InvalidRecipe(
+                f"the run cannot go on with {processes} processes: " + "; ".join(found),
+                mend="give another number of processes",
+            ) from error
 
     def samples(self, config: Mapping[str, Any], data: Mapping[str, Path], step: int) -> list[list[int]]:
         """Identifiers of the samples that each rank read for ``step``, in order."""
@@ -64,14 +70,25 @@ class RecipeTrainer:
         if not 1 <= step <= recipe.steps:
             raise InvalidRecipe(f"there is no step {step}: the training has steps 1 to {recipe.steps}")
         task = find_factory(recipe.task).task(recipe.task_options, data)
-        world = recipe.parallel.processes
-        feeds = (Feed(task, recipe.seed, recipe.batch.size, recipe.batch.accumulation, r, world) for r in range(world))
+        batch, mesh = recipe.batch, recipe.mesh()
+        feeds = (Feed(task, recipe.seed, batch.size, batch.accumulation, r, mesh) for r in range(mesh.processes))
         return [[sample for micro in feed.samples(step) for sample in micro] for feed in feeds]
 
 
 _DATA_KEY = RecipeKey(
     "data.NAME.uri", "string", "", "Where a data set is: file:PATH, or any URI that a data plugin answers to."
 )
+
+
+def _resolved(recipe: TrainingRecipe) -> Recipe:
+    return Recipe(
+        config=recipe.model_dump(mode="json"),
+        command=(sys.executable, *COMMAND),
+        world=World(processes=recipe.mesh().processes),
+        data={name: data.uri for name, data in recipe.data.items()},
+        seed=recipe.seed,
+        steps=recipe.steps,
+    )
 
 
 def _describe(component: type[BaseModel], prefix: str = "", note: str = "") -> list[RecipeKey]:

@@ -115,7 +115,7 @@ def _variables(environ: Mapping[str, str]) -> dict[str, str]:
 def _determinism(environ: Mapping[str, str]) -> dict[str, Any]:
     """What decides bits, as far as it shows from outside the training process."""
     set_here = {name: environ[name] for name in sorted(DECISIVE_VARIABLES) if name in environ}
-    return {"default_threads": _usable_cpus(), **set_here}
+    return {"default_threads": usable_cpus(), **set_here}
 
 
 def _system() -> dict[str, Any]:
@@ -136,12 +136,21 @@ def _system() -> dict[str, Any]:
 def _cpu() -> dict[str, Any]:
     told = _cpuinfo(Path("/proc/cpuinfo"))
     return {
-        "model": told.get("model name") or told.get("CPU part") or platform.processor() or platform.machine(),
+        "model": _model(told),
         "flags": sorted((told.get("flags") or told.get("Features") or "").split()),
         "physical": psutil.cpu_count(logical=False),
         "logical": psutil.cpu_count(),
-        "usable": _usable_cpus(),
+        "usable": usable_cpus(),
     }
+
+
+def cpu_model() -> str:
+    """What the CPU is called."""
+    return _model(_cpuinfo(Path("/proc/cpuinfo")))
+
+
+def _model(told: Mapping[str, str]) -> str:
+    return told.get("model name") or told.get("CPU part") or platform.processor() or platform.machine()
 
 
 def _cpuinfo(path: Path) -> dict[str, str]:
@@ -153,7 +162,7 @@ def _cpuinfo(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _usable_cpus() -> int | None:
+def usable_cpus() -> int | None:
     """CPUs that this process may use; from that OpenMP takes its number of threads."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -141,7 +141,7 @@ def _apply(changes: Changes, fact: Told, after: int) -> None:
             _resume(changes, event)
         case RunCompleted() | RunFailed() | RunInterrupted() as event:
             _end(summary, fact, event)
-        case ReplayCompared() as event:
+        case ReplayCompared(segment=None) as event:  # what holds of a part says nothing of the run
             summary.verdict = event.verdict
         case RunAnnotated() as event:
             new = [tag for tag in dict.fromkeys(event.tags) if tag not in summary.tags]

@@ -11,6 +11,8 @@ NAMES: Final = {
     "runs": "listing and filtering 10,000 runs",
     "start": "cold start of the command line",
     "training": "overhead on a real training loop",
+    "checkpoint": "what a checkpoint of 150 million parameters costs, beside torch.save, safetensors and DCP",
+    "replay": "how long a replay trains, beside its original",
     "append": "events/s into the store, 1 and 8 writers, SQLite and PostgreSQL",
     "verify": "events/s of the check of the whole log",
 }

@@ -11,11 +11,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from statistics import median, quantiles
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from tests.benchmarks.contestant import OURS, Unavailable
 from tests.benchmarks.figures import Quantity, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ledger_trainer.engines import TorchEngine
@@ -28,6 +30,9 @@ STEPS: Final = 80
 """Of one segment: a second or two."""
 WARM_UP: Final = 20
 BLOCK: Final = 64
+FINGERPRINTED: Final = "Ledger with fingerprints"
+FINGERPRINT_EVERY: Final = 40
+"""Steps. More often than the trainer's default, which is with each checkpoint and evaluation."""
 
 
 def measure(bench: Bench) -> Table:
@@ -38,7 +43,9 @@ def measure(bench: Bench) -> Table:
         "Overhead on a real training loop",
         f"A character GPT (4 layers, 64 wide) on English text, 5 metrics logged at every step; {pairs} pairs of a bare "
         f"and a logged segment of {steps} steps, in turn, in one process. Median of the pairs' ratios; the quartiles "
-        "tell how noisy the machine was, and `in the calls` how much of the logged time went into `log` and `flush`.",
+        "tell how noisy the machine was, and `in the calls` how much of the logged time went into `log` and `flush`. "
+        f"`{FINGERPRINTED}` also takes digests of all parameters and of AdamW's state every {FINGERPRINT_EVERY} steps, "
+        "and all the time that goes into them is counted, behind the training, too.",
         (
             Quantity("overhead", "%", "lower", compared=False),
             Quantity("lower quartile", "%", "lower", compared=False),
@@ -53,6 +60,17 @@ def measure(bench: Bench) -> Table:
         return told
 
     bench.interleaved(table, leg, rounds=1)
+    if OURS in bench.keys:
+        home = bench.fresh("training-fingerprints")
+        bench.say(f"training · {FINGERPRINTED}")
+        try:
+            table.add(
+                FINGERPRINTED,
+                bench.run("training:overhead", OURS, home, pairs=pairs, steps=steps, every=FINGERPRINT_EVERY),
+            )
+        except Unavailable as error:
+            table.reasons[FINGERPRINTED] = str(error)
+        bench.remove(home)
     return table
 
 
@@ -65,10 +83,12 @@ class Segment:
     """Of these, in ``log`` and in the work that ``flush`` did."""
 
 
-def overhead(contestant: Contestant, home: Path, *, pairs: int, steps: int) -> dict[str, float]:
-    """In the contestant's process: the pairs."""
-    engine, feed = _loop(home.with_name(home.name + "-data.txt"), total=WARM_UP + 2 * pairs * steps)
+def overhead(contestant: Contestant, home: Path, *, pairs: int, steps: int, every: int = 0) -> dict[str, float]:
+    """In the contestant's process: the pairs; with a fingerprint ``every`` so many logged steps."""
+    engine, feed = loop(home.with_name(home.name + "-data.txt"), total=WARM_UP + 2 * pairs * steps)
     run = contestant.start(home)
+    if every:
+        run = _Fingerprinting(run, engine, every)
     _segment(engine, feed, WARM_UP, None)
     bare: list[Segment] = []
     logged: list[Segment] = []
@@ -117,26 +137,61 @@ def _segment(engine: TorchEngine, feed: Feed, steps: int, run: Logging | None) -
     return Segment(seconds + flushing, logging + flushing)
 
 
-def _loop(text: Path, *, total: int) -> tuple[TorchEngine, Feed]:
-    """The trainer's own engine and feed, on the recipe that comes with it."""
+class _Fingerprinting:
+    """Also records digests of the engine's state, in the calls: on one core nothing is behind anything."""
+
+    def __init__(self, run: Any, engine: TorchEngine, every: int) -> None:
+        self._run = run
+        self._engine = engine
+        self._every = every
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        from ledger_trainer.fingerprint import merge
+
+        self._run.log(metrics, step)
+        if step % self._every == 0:
+            found = merge([self._engine.fingerprint()()])
+            self._run.fingerprint(step, found.parameters, found.optimizer, found.tensors)
+
+    def flush(self) -> None:
+        self._run.flush()
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+def loop(
+    text: Path,
+    *,
+    total: int,
+    layers: int = 4,
+    heads: int = 4,
+    width: int = 64,
+    size: int = 8,
+    block: int = BLOCK,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> tuple[TorchEngine, Feed]:
+    """The trainer's own engine and feed, on the text that comes with it."""
     import torch
 
     from ledger_trainer.engines import TorchEngine
     from ledger_trainer.feed import Feed
-    from ledger_trainer.recipe import Engine, Optim, Schedule
+    from ledger_trainer.mesh import Mesh
+    from ledger_trainer.recipe import Engine, Optim, Schedule, TrainingRecipe
+    from ledger_trainer.session import engine_config
     from ledger_trainer.tasks import kjv
 
     torch.set_num_threads(1)
     torch.manual_seed(7)
     kjv.write_text(text)
-    task = kjv.gpt(kjv.GptOptions(n_layer=4, n_head=4, n_embd=64, block_size=BLOCK, dropout=0.1), {"train": text})
-    engine = TorchEngine(
-        {
-            "task": task,
-            "steps": total,
-            "optim": Optim(lr=2e-3).model_dump(),
-            "schedule": Schedule(kind="cosine", warmup=20).model_dump(),
-            "engine": Engine(name="torch").model_dump(),
-        }
+    options = kjv.GptOptions(n_layer=layers, n_head=heads, n_embd=width, block_size=block, dropout=0.1)
+    task = kjv.gpt(options, {"train": text})
+    recipe = TrainingRecipe(
+        task="ledger_trainer.tasks.kjv:gpt",
+        steps=total,
+        optim=Optim(lr=2e-3),
+        schedule=Schedule(kind="cosine", warmup=min(20, total)),
+        engine=Engine(precision=precision),
     )
-    return engine, Feed(task, seed=7, size=8, accumulation=1, rank=0, world=1)
+    engine = TorchEngine(engine_config(recipe, task))
+    return engine, Feed(task, seed=7, size=size, accumulation=1, rank=0, mesh=Mesh())

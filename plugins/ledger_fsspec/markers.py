@@ -1,0 +1,113 @@
+"""Who is writing and who is sweeping, on whatever hosts, without a lock.
+
+A writer puts a mark and then looks for those of sweepers; a sweeper puts a mark and then looks for those of
+writers (Dekker's rule of two flags). Local file systems, S3, Google Cloud Storage and Azure all list what was
+written before, so of a writer and a sweeper at the same time one at least sees the other: then the writer
+waits, or the sweeper leaves things as they are.
+
+Each mark has a name of its own, which begins with the time: removing a stale one never hits a fresh one. Whoever
+puts a mark gives up long before others stop to believe it, so that clocks may differ by the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from ledger.errors import Conflict, Unavailable
+from ledger_fsspec.shelves import TEMPORARY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ledger_fsspec.shelves import Shelf
+
+WRITING: Final = "pending"
+SWEEPING: Final = "sweeping"
+WRITER_HOURS: Final = 12
+"""After which a writer gives up what it wrote."""
+WRITER_STALE_HOURS: Final = 24
+"""After which its mark counts for nothing."""
+SWEEPER_MINUTES: Final = 5
+SWEEPER_STALE_MINUTES: Final = 15
+_POLL: Final = 0.25
+
+
+class Markers:
+    """Marks on one shelf. ``clock`` gives Unix seconds."""
+
+    def __init__(self, shelf: Shelf, clock: Callable[[], float] = time.time) -> None:
+        self._shelf = shelf
+        self._clock = clock
+
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[], None]]:
+        """While this lasts, nothing that a checkpoint of the caller's may refer to is swept.
+
+        What it gives is to be called right before the checkpoint is published: it raises ``Unavailable`` where that
+        took too long to be safe.
+        """
+        began = time.monotonic()
+
+        def in_time() -> None:
+            if time.monotonic() - began > WRITER_HOURS * 3600:
+                raise Unavailable(
+                    f"writing the checkpoint took more than {WRITER_HOURS} hours",
+                    mend="write it again: what has arrived is not sent a second time",
+                )
+
+        with self._mark(WRITING):
+            while self._fresh(SWEEPING, SWEEPER_STALE_MINUTES * 60):
+                time.sleep(_POLL)
+            yield in_time
+
+    @contextmanager
+    def sweeping(self, patience: float) -> Iterator[Callable[[], bool]]:
+        """While this lasts no writer begins. Raises ``Conflict`` where one is still at work after ``patience`` seconds.
+
+        What it gives tells whether there is time left: when there is none, stop.
+        """
+        began = time.monotonic()
+        with self._mark(SWEEPING):
+            while writers := self._fresh(WRITING, WRITER_STALE_HOURS * 3600):
+                if time.monotonic() - began > patience:
+                    raise Conflict(
+                        f"{len(writers)} checkpoints are being written to {self._shelf.uri} just now",
+                        mend="try again when they are written; a writer that was killed counts for "
+                        f"{WRITER_STALE_HOURS} hours",
+                    )
+                time.sleep(_POLL)
+            yield lambda: time.monotonic() - began < SWEEPER_MINUTES * 60
+
+    def writers(self) -> list[str]:
+        """Marks of writers that are at work."""
+        return self._fresh(WRITING, WRITER_STALE_HOURS * 3600)
+
+    def stale(self) -> dict[str, int]:
+        """Marks and half-written files that count for nothing any more, and their sizes."""
+        ages = {WRITING: WRITER_STALE_HOURS * 3600, SWEEPING: SWEEPER_STALE_MINUTES * 60}
+        ages[TEMPORARY] = ages[WRITING]
+        return {
+            path: size
+            for folder, age in ages.items()
+            for path, size in self._shelf.sizes(folder).items()
+            if not self._is_fresh(path, age)
+        }
+
+    @contextmanager
+    def _mark(self, folder: str) -> Iterator[None]:
+        path = f"{folder}/{self._clock():.0f}-{uuid4().hex}"
+        self._shelf.write(path, [b"{}"])
+        try:
+            yield
+        finally:
+            self._shelf.remove([path])
+
+    def _fresh(self, folder: str, age: float) -> list[str]:
+        return [path for path in self._shelf.sizes(folder) if self._is_fresh(path, age)]
+
+    def _is_fresh(self, path: str, age: float) -> bool:
+        made = path.rpartition("/")[2].partition("-")[0]
+        return made.isdecimal() and self._clock() - int(made) < age

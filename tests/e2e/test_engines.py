@@ -1,0 +1,43 @@
+"""Every engine keeps the promises of the port, by the real command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ledger.testing.engines import BaseEngineTests
+from tests.engine_table import ENGINES, RECIPE, STILL, write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(900)
+QUICK = ("torch", "fsdp")
+
+
+class OnRealText(BaseEngineTests):
+    recipe = RECIPE
+    still = STILL
+
+    @classmethod
+    def prepare(cls, home: Path) -> None:
+        write_text(home)
+
+
+def _tests(name: str) -> type[OnRealText]:
+    laid = ENGINES[name]
+    attributes = {
+        "engine": laid.engine,
+        "sizes": dict(laid.sizes),
+        "processes": laid.processes,
+        "options": laid.options,
+        "elsewhere": laid.elsewhere,
+    }
+    tests: type[OnRealText] = type(f"Test{name.title().replace('-', '')}", (OnRealText,), attributes)
+    return tests if name in QUICK else pytest.mark.slow(tests)
+
+
+for _name in ENGINES:
+    _found = _tests(_name)
+    globals()[_found.__name__] = _found

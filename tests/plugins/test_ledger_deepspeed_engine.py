@@ -1,0 +1,167 @@
+"""The DeepSpeed engine by itself, on gloo: what it trains, saves, loads and refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("deepspeed_worker.py")
+PATIENCE_S = 240
+HALF, WHOLE = 3, 6
+
+
+@dataclass(frozen=True)
+class Layout:
+    """ZeRO on some processes."""
+
+    zero: int
+    processes: int = 2
+    pipeline: int = 1
+    precision: str = "float32"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        parallel = {"processes": self.processes, "data": self.processes // self.pipeline, "pipeline": self.pipeline}
+        return {"options": {"zero": self.zero}, "precision": self.precision, "parallel": parallel, "accumulation": 2}
+
+    def __str__(self) -> str:
+        return f"zero{self.zero}-{self.processes}x-pipeline{self.pipeline}-{self.precision}"
+
+
+def train(out: Path, layout: Layout, **asked: Any) -> dict[str, Any]:
+    """Train, and return what rank 0 told."""
+    done = launched(out, layout, **asked)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads((out / "told.json").read_text())
+    return told
+
+
+def launched(out: Path, layout: Layout, **asked: Any) -> subprocess.CompletedProcess[str]:
+    out.mkdir()
+    words = [str(WORKER), json.dumps(layout.asked | {"out": str(out)} | asked)]
+    if layout.processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={layout.processes}"]
+        words = [*launcher, *words]
+    environ = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def digests(directory: Path) -> dict[str, str]:
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def slow(*layouts: Layout) -> list[Any]:
+    return [pytest.param(layout, marks=pytest.mark.slow) for layout in layouts]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(2),
+        *slow(
+            Layout(0),
+            Layout(1),
+            Layout(3),
+            Layout(0, precision="bfloat16"),
+            Layout(1, precision="bfloat16"),
+            Layout(2, precision="bfloat16"),
+            Layout(3, precision="bfloat16"),
+            Layout(0, pipeline=2),
+            Layout(1, pipeline=2),
+            Layout(1, pipeline=2, precision="bfloat16"),
+            Layout(1, processes=4, pipeline=2),
+        ),
+    ],
+    ids=str,
+)
+def test_resumed_it_equals_straight_through_in_every_bit(tmp_path: Path, layout: Layout) -> None:
+    straight = train(tmp_path / "straight", layout, steps=WHOLE, save=[HALF, WHOLE])
+    load = str(tmp_path / "straight" / f"step-{HALF}")
+    resumed = train(tmp_path / "resumed", layout, steps=WHOLE, save=[WHOLE], load=load)
+
+    assert resumed["metrics"] == {step: found for step, found in straight["metrics"].items() if int(step) > HALF}
+    assert resumed["evaluated"] == straight["evaluated"]
+    assert resumed["digests"] == straight["digests"]
+    assert digests(tmp_path / "resumed" / f"step-{WHOLE}") == digests(tmp_path / "straight" / f"step-{WHOLE}")
+
+    assert straight["undisturbed"]
+    parameters = {name.partition("[")[0] for held, _ in straight["digests"] for name in held}
+    assert set(straight["exported"]) == parameters
+    assert straight["exported"]["head.weight"][1] == [9, 16]
+    assert straight["topology"]["mesh"] == {
+        "pipeline": layout.pipeline,
+        "data": layout.processes // layout.pipeline,
+        "shard": 1,
+        "tensor": 1,
+    }
+    assert straight["topology"]["deepspeed"]["settings"]["zero_optimization"]["stage"] == layout.zero
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout", [Layout(0), Layout(1), Layout(2), Layout(3), Layout(0, pipeline=2), Layout(1, pipeline=2)], ids=str
+)
+def test_it_trains_what_one_process_trains(tmp_path: Path, layout: Layout) -> None:
+    alone = train(tmp_path / "alone", Layout(0, processes=1), steps=WHOLE, dropout=0.0)
+    together = train(tmp_path / "together", layout, steps=WHOLE, dropout=0.0)
+    for step, metrics in alone["metrics"].items():
+        assert together["metrics"][step] == pytest.approx(metrics, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layout", "bound"),
+    [
+        (Layout(0), 1e-6),
+        (Layout(1), 1e-6),
+        (Layout(2), 1e-6),
+        (Layout(3), 1e-6),
+        (Layout(1, precision="bfloat16"), 1e-3),
+        (Layout(3, precision="bfloat16"), 1e-3),
+        (Layout(1, processes=4, pipeline=2), 1e-6),
+    ],
+    ids=str,
+)
+def test_it_goes_on_with_more_and_with_fewer_processes(tmp_path: Path, layout: Layout, bound: float) -> None:
+    straight = train(tmp_path / "straight", layout, steps=WHOLE, dropout=0.0, save=[HALF])
+    load = str(tmp_path / "straight" / f"step-{HALF}")
+    others = (2,) if layout.pipeline > 1 else (4, 1)
+    for processes in others:
+        other = Layout(layout.zero, processes, layout.pipeline, layout.precision)
+        out = tmp_path / f"on-{processes}"
+        resumed = train(out, other, steps=WHOLE, dropout=0.0, load=load, same_world=False)
+        for step in map(str, range(HALF + 1, WHOLE + 1)):
+            assert resumed["metrics"][step]["loss"] == pytest.approx(straight["metrics"][step]["loss"], rel=bound)
+    assert [path.name for path in (tmp_path / "straight").iterdir() if "universal" in path.name] == []
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    alone = Layout(0, processes=1)
+    train(tmp_path / "saved", alone, steps=1, save=[1])
+    load = str(tmp_path / "saved" / "step-1")
+    wider = launched(tmp_path / "wider", alone, steps=2, load=load, n_embd=32)
+    assert wider.returncode == 4
+    assert (
+        "refused: the checkpoint is of another model: 29 tensors differ; blocks.0.attend.bias is [48]" in wider.stderr
+    )
+    split = launched(tmp_path / "split", Layout(1, processes=1), steps=2, load=load)
+    assert split.returncode == 4
+    assert "refused: the checkpoint is of zero 0, this training of zero 1" in split.stderr
