@@ -6,14 +6,17 @@ BENCH := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test faults lint bench bench-gpu clean
+.PHONY: demo test slow faults lint bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done  ## record, kill, resume, replay: the whole story on a small GPT
 	$(BIN)/python -m ledger_trainer.demo
 
-test: $(VENV)/test.done  ## everything that must hold
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: $(VENV)/test.done  ## what must hold, without what takes long
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)
+
+slow: $(VENV)/test.done  ## what must hold as well: every engine on several processes, killed, resumed, replayed
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow $(ARGS)
 
 faults: $(VENV)/test.done  ## what `test` tries a sample of: every fault, hundreds of times
 	$(BIN)/python -m pytest -n 2 --dist worksteal --faults all tests/faults $(ARGS)

@@ -114,7 +114,7 @@ class LocalShelf:
         return found
 
     def remove(self, paths: Sequence[str]) -> None:
-        """See ``Shelf``; folders that this leaves empty go too."""
+        """See ``Shelf``; folders that this leaves empty go too, those at the top excepted."""
         for path in paths:
             with suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(f"{self._root}/{path}")
@@ -122,21 +122,21 @@ class LocalShelf:
             with suppress(FileNotFoundError):
                 sync_directory(folder)
             with suppress(OSError):
-                while folder != self._root:
+                while os.path.dirname(folder) != self._root:
                     os.rmdir(folder)
                     folder = os.path.dirname(folder)
 
     def _put(self, path: str, parts: Sequence[Any], publish: Any) -> None:
         temporary = f"{self._root}/{temporary_name()}"
         final = f"{self._root}/{path}"
-        os.makedirs(os.path.dirname(temporary), exist_ok=True)
+        _make_folder(os.path.dirname(temporary))
         try:
             with open(temporary, "xb", buffering=0) as stream:
                 for part in parts:
                     stream.write(part)
                 os.fsync(stream.fileno())
             while True:
-                os.makedirs(os.path.dirname(final), exist_ok=True)
+                _make_folder(os.path.dirname(final))
                 try:
                     publish(temporary, final)
                 except FileNotFoundError:
@@ -154,6 +154,18 @@ class LocalShelf:
         while folders[-1] != self._root:
             folders.append(os.path.dirname(folders[-1]))
         return folders
+
+
+def _make_folder(path: str) -> None:
+    """Like ``os.makedirs``, which fails where somebody removes a folder in the same instant because it is empty."""
+    while not os.path.isdir(path):
+        try:
+            os.makedirs(path, exist_ok=True)
+        except FileExistsError as error:
+            if os.path.lexists(path) and not os.path.isdir(path):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
+        except FileNotFoundError:
+            continue  # one further up
 
 
 def _link(temporary: str, final: str) -> None:

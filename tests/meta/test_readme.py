@@ -28,7 +28,7 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     assert "train.py" in outputs["audit"]
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"`ledger ([a-z]+)", README))))
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"`ledger ([a-z-]+)", README))))
 def test_every_command_exists(command: str, tmp_path: Path) -> None:
     assert "Usage" in Desk(tmp_path).ledger(command, "--help").out
 
