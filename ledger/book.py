@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ledger import __version__
 from ledger.codec import Codec, Metadata
 from ledger.errors import LedgerError, NotFound, RunNotFound
+from ledger.hooks.ports import Probing
 from ledger.settings import FOLDER, Settings, find_settings
 from ledger.store import open_store
 from ledger.store.base import ANY, run_id, run_stream
@@ -249,6 +250,12 @@ class Book:
     def checkpoints(self) -> CheckpointStore:
         """The store that checkpoints of this ledger go to."""
         return self.plugins.checkpoint_store(self.settings.checkpoints, self.settings)
+
+    def require_checkpoint_place(self) -> None:
+        """Raise ``Unavailable``, with the mend, where it can be told that no checkpoint could be stored now."""
+        store = self.checkpoints()
+        if isinstance(store, Probing):
+            store.check()
 
     # --- life -------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from ledger.cli import render
 from ledger.cli.options import command
 from ledger.cli.render import Column
 from ledger.errors import LedgerError
+from ledger.hooks.uris import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -108,6 +109,13 @@ def _store(session: Session) -> Iterator[Finding]:
         yield Finding("objects", state, f"can be written and read back in {session.settings.objects}")
 
 
+def _checkpoints(session: Session) -> Iterator[Finding]:
+    if session.there_is_one():
+        with session.reading() as book:
+            book.require_checkpoint_place()
+            yield Finding("checkpoints", "ok", f"can be stored in {without_credentials(session.settings.checkpoints)}")
+
+
 def _disk(session: Session) -> Iterator[Finding]:
     place = session.database.parent if session.database else session.settings.scratch
     there = next(p for p in (place, *place.parents) if p.exists())
@@ -171,5 +179,5 @@ def _trainer(session: Session) -> Iterator[Finding]:
 
 
 _LOOKS: tuple[Callable[[Session], Iterator[Finding]], ...] = (
-    _python, _ledger, _store, _disk, _git, _plugins, _torch, _devices, _trainer,
+    _python, _ledger, _store, _checkpoints, _disk, _git, _plugins, _torch, _devices, _trainer,
 )  # fmt: skip

@@ -103,6 +103,14 @@ class CheckpointStore(Protocol):
 
 
 @runtime_checkable
+class Probing(Protocol):
+    """A store that can try itself before anything depends on it. Optional."""
+
+    def check(self) -> None:
+        """Raise ``Unavailable``, with the mend, where a checkpoint could not be stored now."""
+
+
+@runtime_checkable
 class Engine(Protocol):
     """How one step of training is carried out over the processes of a world. Every rank makes every call."""
 

@@ -102,7 +102,8 @@ def record_command(
 ) -> Outcome:
     """Record ``request`` from its data to its end.
 
-    Nothing starts where the data cannot be pinned or the log cannot be written: the exception propagates.
+    Nothing starts where the data cannot be pinned, the log cannot be written or, for a training, checkpoints cannot be
+    stored: the exception propagates.
     """
     redactor = Redactor(os.environ)
     config = None if request.config is None else resolved_config(request.config, request.overrides, redactor)
@@ -111,6 +112,8 @@ def record_command(
             f"{', '.join(config.withheld)}: secrets are not recorded, and a training reads its recipe from the log",
             mend="hand it over in an environment variable, and let the task read it there",
         )
+    if request.kind == "train":
+        book.require_checkpoint_place()
     data = [pin_data(book, name, _snapshot(uri, request.snapshot)) for name, uri in request.data.items()]
     places = data_places({each.name: place(book, each) for each in data})  # fetched before anything is on record
     run_id, name = new_run(book)

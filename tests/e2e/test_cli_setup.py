@@ -73,7 +73,7 @@ def test_doctor_before_and_after_init(desk: Desk) -> None:
     assert "store" not in before
     desk.ledger("init")
     after = findings(desk)
-    assert {after[check]["state"] for check in ("python", "ledger", "store", "objects", "git")} == {"ok"}
+    assert {after[check]["state"] for check in ("python", "ledger", "store", "objects", "checkpoints", "git")} == {"ok"}
     assert "ledger.toml" in after["ledger"]["finding"]
 
 

@@ -56,6 +56,20 @@ def test_a_bar_shows_step_loss_and_pace_and_a_line_sums_up(told: str) -> None:
     )
 
 
+def test_where_checkpoints_cannot_be_stored_nothing_starts(desk: Desk) -> None:
+    runs = len(desk.ledger("ls", "--json").json)
+    (desk.home / "a-file").touch()
+    nowhere = (desk.home / "a-file" / "checkpoints").as_uri()
+    refused = desk.ledger("train", "recipe.toml", code=4, LEDGER_CHECKPOINTS=nowhere)
+    assert "a-file/checkpoints" in refused.err
+    assert "mend: " in refused.err
+    assert len(desk.ledger("ls", "--json").json) == runs
+    (checked,) = [
+        f for f in desk.ledger("doctor", "--json", code=4, LEDGER_CHECKPOINTS=nowhere).json if f["state"] == "fail"
+    ]
+    assert "a-file/checkpoints" in checked["finding"]
+
+
 @pytest.mark.usefixtures("told")
 def test_the_recipe_is_on_record_with_its_overrides(desk: Desk) -> None:
     (facts,) = desk.ledger("show", "run-1", "--json").json
