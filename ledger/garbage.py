@@ -243,7 +243,10 @@ class Garbage:
             yield from self._leftover(path, "its check has ended", _remove)
 
     def _leftover(self, path: Path, reason: str, remove: Callable[[Path], None]) -> Iterator[Waste]:
-        size, since = _measured(path)
+        try:
+            size, since = _measured(path)
+        except FileNotFoundError:  # whoever left it, or another look, has just removed it
+            return
         if self._old(since):
             if self._apply:
                 remove(path)

@@ -146,7 +146,8 @@ def azure_url(azure_service: Service) -> Iterator[str]:
         yield url
 
 
-Fault = Literal["unavailable", "cut", "deaf", "crawl"]
+Fault = Literal["unavailable", "cut", "deaf", "crawl", "full", "forbidden"]
+_REFUSALS = {"full": "QuotaExceeded", "forbidden": "AccessDenied"}
 
 
 @dataclass
@@ -154,7 +155,8 @@ class BadNetwork:
     """A proxy before a service; every ``nth`` request meets the fault.
 
     ``unavailable``: 503 instead of an answer. ``cut``: the connection breaks in the middle of the answer. ``deaf``: the
-    request gets through, its answer does not. ``crawl``: the answer comes in small bits.
+    request gets through, its answer does not. ``crawl``: the answer comes in small bits. ``full``, ``forbidden``: what
+    S3 answers from a bucket that holds as much as it may, or that may not be used in this way.
     """
 
     upstream: int
@@ -196,16 +198,30 @@ class BadNetwork:
         self._server.shutdown()
         self._server.server_close()
 
+    def begin(self, methods: Sequence[str], *, after: int = 0) -> None:
+        """From now on the fault meets these methods, every ``nth`` of them when so many have got through."""
+        with self._lock:
+            self.methods, self.requests = methods, -after
+
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         with self._lock:
             self.requests += handler.command in self.methods
-            bad = handler.command in self.methods and self.requests % self.nth == 0
+            bad = handler.command in self.methods and self.requests > 0 and self.requests % self.nth == 0
             self.hit += bad
         content = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
         if bad and self.fault == "unavailable":
             handler.send_response(503)
             handler.send_header("Content-Length", "0")
             handler.end_headers()
+            return
+        if bad and self.fault in _REFUSALS:
+            code = _REFUSALS[self.fault]
+            told = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+            handler.send_response(403)
+            handler.send_header("Content-Type", "application/xml")
+            handler.send_header("Content-Length", str(len(told)))
+            handler.end_headers()
+            handler.wfile.write(told)
             return
         upstream = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=60)
         upstream.request(handler.command, handler.path, body=content, headers=dict(handler.headers))

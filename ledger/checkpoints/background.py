@@ -131,7 +131,7 @@ class BackgroundKeeper:
         self._future: futures.Future[None] | None = None
         self._fenced: FencedAttempt | None = None
         if self._leads:
-            shutil.rmtree(run.scratch, ignore_errors=True)  # what an attempt that was killed while saving has left
+            shutil.rmtree(run.scratch, ignore_errors=True)  # what a process that was killed while saving has left
 
     @property
     def busy(self) -> bool:

@@ -181,7 +181,8 @@ class ObjectStore:
 
     def _copy(self, digest: str, path: str, mode: Mode) -> None:
         permissions = 0o777 if mode == "executable" else 0o666  # less the user's umask
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions), "wb", buffering=0) as target:
+        # Buffered: an unbuffered write may take a part, on a disk that is full, and not say so.
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions), "wb") as target:
             for chunk in self._content(digest):
                 target.write(chunk)
 

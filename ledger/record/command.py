@@ -33,7 +33,7 @@ from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secrets import Redactor
 from ledger.record.data import data_places, pin_data, place
 from ledger.record.facts import begin, capture, environment, new_run, resolved_config, written_artifact
-from ledger.record.fetched import discard_fetched
+from ledger.record.fetched import discard_fetched, noted_attempt
 from ledger.record.heartbeat import Heartbeat
 from ledger.record.supervise import Exit, supervise, undisturbed
 from ledger.record.world import node_rank
@@ -198,6 +198,7 @@ def carry_out(
     heartbeat = Heartbeat(book, run.run_id, run.attempt)
     try:
         ended, console, spent = _carried_out(book, run, launch, world, watching.tick)
+        noted = noted_attempt(book, run.run_id, run.attempt)
     except LedgerError as error:
         # The run is in the log already: that it never came to run is a fact too.
         told = Redactor(os.environ).text(str(error))
@@ -212,7 +213,7 @@ def carry_out(
     if console.failure:
         facts.append(RunAnnotated(text=f"the console was not kept whole: {console.failure}"))
     facts += [_output(book, launch.directory, path) for path in outputs]
-    return _end(book, run, ended, facts)
+    return _end(book, run, ended, facts, noted)
 
 
 @undisturbed()
@@ -241,13 +242,16 @@ def _carried_out(
     spool.parent.mkdir(parents=True, exist_ok=True)
     console = Console(spool, Redactor(os.environ))
     speakers = Speakers(book.settings.scratch, run.run_id)
-    with closing(Writer(book, run.run_id, attempt=run.attempt, name="ledger")) as writer:
-        meter = Meter(writer.append, speakers, supervising=True)
-        try:
-            ended = supervise(argv, cwd=launch.directory, environ=whole.environ, console=console, on_tick=on_tick)
-        finally:
-            spent = meter.stop()
-            speakers.forget()
+    writer = Writer(book, run.run_id, attempt=run.attempt, name="ledger")
+    meter = Meter(writer.append, speakers, supervising=True)
+    try:
+        ended = supervise(argv, cwd=launch.directory, environ=whole.environ, console=console, on_tick=on_tick)
+    finally:
+        spent = meter.stop()
+        speakers.forget()
+        # Once a newer attempt has begun, what still waited in this journal is refused, and remarked in the log.
+        with suppress(FencedAttempt):
+            writer.close()
     return ended, console, spent
 
 
@@ -287,13 +291,14 @@ class _Watching:
         return self._book.store.subscribe(after=self._seen, stream=run_stream(self._run))
 
 
-def _end(book: Book, run: Started, ended: Exit, facts: list[Event]) -> Outcome:
+def _end(book: Book, run: Started, ended: Exit, facts: list[Event], noted: int) -> Outcome:
     try:
         state = read_run(book.store, run_stream(run.run_id))
         run = replace(run, attempt=_newest_of_this_process(state, run.attempt))
         said = state.attempt.ended  # a rank that failed has said why already
         known = said or _ending(ended, state)
     except Unavailable:  # the end waits in a journal, and says less
+        run = replace(run, attempt=noted)
         said, known = None, _ending(ended, None)
     if said is None:
         facts.append(known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ledger.book import this_process
 from ledger.errors import CheckpointUnavailable, LedgerError
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ledger.book import Book
     from ledger.events import CheckpointWritten, Process, World
     from ledger.read.state import RunState
+
+
+_BEGUN: Final = "begun-"
 
 
 class Fetched(NamedTuple):
@@ -60,6 +63,17 @@ def fetch_newest(book: Book, state: RunState, place: Path) -> Fetched:
 def place_of(book: Book, run: str, attempt: int, launched: int, process: Process) -> Path:
     """Where the checkpoint of ``attempt`` is fetched to, by the launch that ``process`` began as ``launched``."""
     return _folder(book, run, launched, process) / f"attempt-{attempt}"
+
+
+def note_attempt(book: Book, run: str, attempt: int, launched: int, process: Process) -> None:
+    """Tell the process that launched them that its processes have begun ``attempt``, when the log has that."""
+    (_folder(book, run, launched, process) / f"{_BEGUN}{attempt}").touch()
+
+
+def noted_attempt(book: Book, run: str, launched: int) -> int:
+    """The newest attempt of a launch by this process; for when the log, which knows, is out of reach."""
+    notes = _folder(book, run, launched, this_process()).glob(f"{_BEGUN}*")
+    return max((int(note.name.removeprefix(_BEGUN)) for note in notes), default=launched)
 
 
 def discard_fetched(book: Book, run: str, launched: int) -> None:

@@ -14,7 +14,7 @@ from ledger.record.world import NODE_RANK, RDZV_ID, node_rank, rendezvous
 from ledger.store.base import run_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from ledger.book import Book
@@ -56,7 +56,7 @@ def join_command(
 def _awaited(book: Book, world: World, run: str | None, patience_s: float) -> RunState:
     deadline = time.monotonic() + patience_s
     while True:
-        candidates = [book.run(run)] if run else _under_way(book)
+        candidates = iter([book.run(run)]) if run else _under_way(book)
         for state in candidates:
             if state.status == "running" and rendezvous(state.world) == rendezvous(world):
                 return state
@@ -68,9 +68,9 @@ def _awaited(book: Book, world: World, run: str | None, patience_s: float) -> Ru
         time.sleep(_POLL_S)
 
 
-def _under_way(book: Book) -> list[RunState]:
-    """The runs without an end, newest first."""
-    return [book.run(run_id(unended.stream)) for unended in reversed(book.store.projections.unended())]
+def _under_way(book: Book) -> Iterator[RunState]:
+    """The runs without an end, newest first; each is read only when it is asked for."""
+    return (book.run(run_id(unended.stream)) for unended in reversed(book.store.projections.unended()))
 
 
 def _must_agree(state: RunState, world: World, config: Mapping[str, Any] | None) -> None:

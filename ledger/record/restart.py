@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ledger.book import HOST
 from ledger.errors import FencedAttempt, LedgerError, Unavailable
 from ledger.journal.file import headers
-from ledger.record.fetched import fetch_newest, place_of
+from ledger.record.fetched import fetch_newest, note_attempt, place_of
 from ledger.record.take import take
 from ledger.store.base import run_stream
 
@@ -74,7 +74,9 @@ def _begin(book: Book, state: RunState, attempt: int) -> None:
     state = book.run(state.id)
     fetched = fetch_newest(book, state, _place(book, state, attempt))
     # The process that launched them all ends this attempt, too.
-    take(book, state, [fetched.resumed(attempt, process=_launched(state).process)], attempt)
+    launched = _launched(state)
+    take(book, state, [fetched.resumed(attempt, process=launched.process)], attempt)
+    note_attempt(book, state.id, attempt, launched.number, launched.process)
 
 
 def _joined(book: Book, state: RunState, attempt: int) -> Restarted:

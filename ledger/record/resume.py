@@ -48,6 +48,8 @@ def resume_command(
     attempt = state.attempt.number + 1
     world = world_to_resume(state, asked)
     resized = _resized(book, state, world)
+    if state.started.kind == "train":
+        book.require_checkpoint_place()
     # Before the new attempt is on record: data that cannot be had must not leave it behind, never begun.
     launch = launch_of(book, state)
     try:

@@ -34,6 +34,7 @@ from ledger.record.data import Data, pin_data
 from ledger.record.facts import begin, capture, failure, new_run, resolved_config, written_artifact
 from ledger.record.heartbeat import Heartbeat
 from ledger.record.restart import launched_attempt, restarted, restarts
+from ledger.record.saving import saving_place
 from ledger.record.writer import Writer
 
 if TYPE_CHECKING:
@@ -208,11 +209,11 @@ class Run:
 
     @property
     def scratch(self) -> Path:
-        """Where this run's checkpoints lie until they are stored; processes on several hosts must all see it.
+        """Where this attempt's checkpoints lie until they are stored; processes on several hosts must all see it.
 
         ``LEDGER_SCRATCH`` says where.
         """
-        return self._book.settings.scratch / "saving" / self.id
+        return saving_place(self._book, self.id, self.attempt)
 
     def checkpoints(self) -> list[CheckpointWritten]:
         """Checkpoints of this run that are kept, all attempts, in the order in which they were written."""

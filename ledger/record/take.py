@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ledger.errors import ConcurrentAppend, Conflict
+from ledger.record.saving import discard_unsaved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def take(book: Book, state: RunState, facts: Sequence[Event], attempt: int) -> None:
-    """Append the first facts of the new attempt. Raises ``Conflict`` where somebody else has begun it."""
+    """Append the first facts of the new attempt, and clear away what those before it were saving.
+
+    Raises ``Conflict`` where somebody else has begun it.
+    """
     version = state.version
     while True:
         try:
@@ -30,4 +34,5 @@ def take(book: Book, state: RunState, facts: Sequence[Event], attempt: int) -> N
                 ) from error
             version = now.version
         else:
+            discard_unsaved(book, state.id, attempt=attempt)
             return

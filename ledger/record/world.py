@@ -80,7 +80,7 @@ class Asked:
         kept = options_of(before) if self.launcher in (None, before.launcher) else {}
         alone = self.processes == 1 and before.launcher == TORCHRUN and not kept
         launcher = self.launcher or ("" if alone else before.launcher)
-        hosts = self.hosts if HOSTFILE in self.options else before.nodes
+        hosts = before.nodes if HOSTFILE in kept and HOSTFILE not in self.options else self.hosts
         return Asked(None, launcher, {**kept, **self.options}, hosts).world(self.processes or before.processes)
 
 

@@ -37,9 +37,16 @@ class EqualFiles(TorchCheckpointEngine):  # type: ignore[misc]
     """
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Write one file."""
-        with Path(path).open("wb") as file:  # given a path, torch would write its name into the file
-            torch.save(canonical(state_dict), file)
+        """Write one file. Raises ``OSError``."""
+        try:
+            with Path(path).open("wb") as file:  # given a path, torch would write its name into the file
+                torch.save(canonical(state_dict), file)
+        except (OSError, RuntimeError) as error:
+            # Of a full disk torch says that a position in the file is unexpected.
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise OSError(reason.errno, reason.strerror, path) from error
 
 
 class SafeFiles(EqualFiles):

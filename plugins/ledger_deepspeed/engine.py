@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
-from ledger.errors import CheckpointUnavailable, InvalidRecipe
+from ledger.errors import CheckpointUnavailable, InvalidRecipe, Unavailable
 from ledger_deepspeed import backend, checkpoint, settings
 from ledger_deepspeed.shards import ShardDigests, digests
 
@@ -76,8 +76,18 @@ class ZeroEngine:
     # --- its state --------------------------------------------------------------------------------------------
 
     def save(self, directory: Path) -> Callable[[], None]:
-        """Have DeepSpeed write its own checkpoint, at once, with the steps made in its ``client_state``."""
-        self.engine.save_checkpoint(str(directory), tag=checkpoint.TAG, client_state={"ledger": {"done": self.done}})
+        """Have DeepSpeed write its own checkpoint, at once, with the steps made in its ``client_state``.
+
+        Raises ``Unavailable`` where there is no room for it.
+        """
+        state = {"ledger": {"done": self.done}}
+        try:
+            self.engine.save_checkpoint(str(directory), tag=checkpoint.TAG, client_state=state)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot write {error.filename or directory}: {error.strerror}",
+                mend="make room there: a checkpoint lies there until it is stored",
+            ) from error
         card = self._card()
         if distributed.get_rank() == 0:
             checkpoint.write_card(directory, card)
@@ -296,6 +306,8 @@ class ZeroEngine:
                 checkpoint.convert(directory, universal)
             except CheckpointUnavailable as error:
                 failure = [error]
+            except OSError as error:  # the others wait to hear of it
+                failure = [CheckpointUnavailable(f"cannot convert the checkpoint: {error}", mend="make room there")]
         failures: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(failures, failure[0])
         self.engine._config.load_universal_checkpoint = True

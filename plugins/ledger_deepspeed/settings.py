@@ -75,17 +75,14 @@ def merged(config: Mapping[str, Any]) -> dict[str, Any]:
         *tables, name = path
         table = own
         for outer in tables:
-            table = table.setdefault(outer, {})
-            if not isinstance(table, dict):
-                raise InvalidRecipe(f"{outer} in {chosen.config} is not a table", mend="write it as an object, { … }")
+            table = _table(table, outer, chosen.config)
         if table.get(name, "auto") not in ("auto", value):
             problems.append(f"{'.'.join(path)} = {table[name]!r} in {chosen.config}, but {key} gives {value!r}")
         table[name] = value
     if problems:
         raise InvalidRecipe("\n".join(problems), mend=f"remove these from {chosen.config}, or change the recipe")
-    own.setdefault("zero_optimization", {}).setdefault("stage", 0)
     own.setdefault("steps_per_print", None)  # log.every says when something is printed
-    _refuse_pipeline(size(config, "pipeline"), own["zero_optimization"]["stage"], own["bf16"]["enabled"])
+    _refuse_pipeline(size(config, "pipeline"), _stage(own, chosen.config), own["bf16"]["enabled"])
     return own
 
 
@@ -144,6 +141,24 @@ def _decided(config: Mapping[str, Any], zero: int | None) -> Iterator[tuple[Sequ
     yield ("zero_allow_untested_optimizer",), True, "[optim], whose optimizers are torch's own,"
     if zero is not None:
         yield ("zero_optimization", "stage"), zero, "engine.options.zero"
+
+
+def _table(within: dict[str, Any], name: str, file: str | None) -> dict[str, Any]:
+    table = within.setdefault(name, {})
+    if not isinstance(table, dict):
+        raise InvalidRecipe(f"{name} in {file} is not a table", mend="write it as an object, { … }")
+    return table
+
+
+def _stage(own: dict[str, Any], file: str | None) -> int:
+    """What ZeRO splits, 0 where nobody says."""
+    stage = _table(own, "zero_optimization", file).setdefault("stage", 0)
+    if type(stage) is not int or stage not in range(4):
+        raise InvalidRecipe(
+            f"zero_optimization.stage = {stage!r} in {file} is no stage of ZeRO",
+            mend="write 0, 1, 2 or 3, or set engine.options.zero",
+        )
+    return stage
 
 
 def _refuse_pipeline(stages: int, zero: int, bfloat16: bool) -> None:

@@ -11,6 +11,7 @@ CRC-32 of all that (4 bytes): packed bytes have bits that nobody reads, and a ch
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +42,9 @@ _NEARLY: Final = 1.01
 """More planes cost more time: they have to be worth it."""
 
 
+_NAME: Final = re.compile(r"[0-9a-f]{64}(-[0-9a-f]{64})?")
+
+
 class Damaged(Exception):
     """These bytes are no object, or not that of the piece."""
 
@@ -67,6 +71,11 @@ class Header:
     planes: tuple[tuple[int, bool], ...]
     """Of each plane the length here, and whether it is compressed; then of the rest that fills no number."""
     base: Base | None
+
+
+def is_name(name: object) -> bool:
+    """Whether this can be the name of an object: only such a one ever becomes a path."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def encode(raw: bytearray, base: tuple[Base, bytearray] | None) -> tuple[Header, list[Any]]:
@@ -104,6 +113,7 @@ def parse(content: bytes) -> tuple[Header, memoryview]:
     except (ValueError, TypeError, KeyError) as error:
         raise Damaged(f"its header cannot be read: {error}") from error
     sound = 0 < header.bytes <= LARGEST and header.stride in _STRIDES and len(planes) == header.stride + 1
+    sound = sound and (base is None or is_name(base.name))
     if not sound or end + sum(length for length, _ in planes) != len(whole):
         raise Damaged("its header does not fit its length")
     return header, whole[end:]

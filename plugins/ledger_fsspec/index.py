@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -12,12 +11,11 @@ from ledger import Entry, Manifest
 from ledger.codec import canonical_digest, canonical_json
 from ledger.errors import IntegrityError
 from ledger.events import FileDigest, Stored
+from ledger_fsspec.encoding import is_name
 from ledger_fsspec.pieces import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_NAME: Final = re.compile(r"[0-9a-f]{64}(-[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Index:
         )
 
     def _is_sound(self) -> bool:
-        names = all(_NAME.fullmatch(name) and size > 0 for name, size in self.objects.items())
+        names = all(is_name(name) and size > 0 for name, size in self.objects.items())
         pieces = all(
             name in self.objects and 0 < size <= LARGEST for pieces in self.files.values() for name, size in pieces
         )

@@ -6,15 +6,22 @@ written before, so of a writer and a sweeper at the same time one at least sees 
 waits, or the sweeper leaves things as they are.
 
 Each mark has a name of its own, which begins with the time: removing a stale one never hits a fresh one. Whoever
-puts a mark gives up long before others stop to believe it, so that clocks may differ by the rest.
+puts a mark gives up long before others stop to believe it, so that clocks may differ by the rest. A mark says
+which process put it: where that can be seen to have died, nobody waits for the mark to grow old.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
+
+import orjson
 
 from ledger.errors import Conflict, Unavailable
 from ledger_fsspec.shelves import TEMPORARY
@@ -33,6 +40,8 @@ WRITER_STALE_HOURS: Final = 24
 SWEEPER_MINUTES: Final = 5
 SWEEPER_STALE_MINUTES: Final = 15
 _POLL: Final = 0.25
+_OURS: Final = re.compile(rf"({WRITING}|{SWEEPING}|{TEMPORARY})/[0-9]+-[0-9a-f]+")
+"""Names of marks and of half-written files: whatever else lies there belongs to somebody else."""
 
 
 class Markers:
@@ -49,10 +58,11 @@ class Markers:
         What it gives is to be called right before the checkpoint is published: it raises ``Unavailable`` where that
         took too long to be safe.
         """
-        began = time.monotonic()
+        began, marked = time.monotonic(), self._clock()
 
         def in_time() -> None:
-            if time.monotonic() - began > WRITER_HOURS * 3600:
+            # Of the two clocks only the one that others go by runs on while this machine is suspended.
+            if max(time.monotonic() - began, self._clock() - marked) > WRITER_HOURS * 3600:
                 raise Unavailable(
                     f"writing the checkpoint took more than {WRITER_HOURS} hours",
                     mend="write it again: what has arrived is not sent a second time",
@@ -71,19 +81,20 @@ class Markers:
         """
         began = time.monotonic()
         with self._mark(SWEEPING):
-            while writers := self._fresh(WRITING, WRITER_STALE_HOURS * 3600):
-                if time.monotonic() - began > patience:
-                    raise Conflict(
-                        f"{len(writers)} checkpoints are being written to {self._shelf.uri} just now",
-                        mend="try again when they are written; a writer that was killed counts for "
-                        f"{WRITER_STALE_HOURS} hours",
-                    )
-                time.sleep(_POLL)
+            self.refuse_writers(patience)
             yield lambda: time.monotonic() - began < SWEEPER_MINUTES * 60
 
-    def writers(self) -> list[str]:
-        """Marks of writers that are at work."""
-        return self._fresh(WRITING, WRITER_STALE_HOURS * 3600)
+    def refuse_writers(self, patience: float = 0) -> None:
+        """Raises ``Conflict`` where one is still at work after ``patience`` seconds."""
+        began = time.monotonic()
+        while writers := self._fresh(WRITING, WRITER_STALE_HOURS * 3600):
+            if time.monotonic() - began > patience:
+                raise Conflict(
+                    f"{len(writers)} checkpoints are being written to {self._shelf.uri} just now",
+                    mend="try again when they are written; a writer that was killed counts for "
+                    f"{WRITER_STALE_HOURS} hours",
+                )
+            time.sleep(_POLL)
 
     def stale(self) -> dict[str, int]:
         """Marks and half-written files that count for nothing any more, and their sizes."""
@@ -93,21 +104,72 @@ class Markers:
             path: size
             for folder, age in ages.items()
             for path, size in self._shelf.sizes(folder).items()
-            if not self._is_fresh(path, age)
+            if _OURS.fullmatch(path)
+            and (not self._is_fresh(path, age) or (folder != TEMPORARY and self._is_orphan(path)))
         }
 
     @contextmanager
     def _mark(self, folder: str) -> Iterator[None]:
-        path = f"{folder}/{self._clock():.0f}-{uuid4().hex}"
-        self._shelf.write(path, [b"{}"])
+        path = f"{folder}/{int(self._clock())}-{uuid4().hex}"
+        self._shelf.write(path, [orjson.dumps(_this_process())])
         try:
             yield
         finally:
             self._shelf.remove([path])
 
     def _fresh(self, folder: str, age: float) -> list[str]:
-        return [path for path in self._shelf.sizes(folder) if self._is_fresh(path, age)]
+        return [path for path in self._shelf.sizes(folder) if self._is_fresh(path, age) and not self._is_orphan(path)]
+
+    def _is_orphan(self, path: str) -> bool:
+        """Whether the process that put this mark is known to have died, and what it had asked for is over, too."""
+        here = _where()
+        if here is None or (self._shelf.lag and self._is_fresh(path, self._shelf.lag)):
+            return False
+        try:
+            told = orjson.loads(self._shelf.read(path))
+            return bool(told["where"] == here) and not _lives(int(told["pid"]), told["started"])
+        except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            return False
 
     def _is_fresh(self, path: str, age: float) -> bool:
         made = path.rpartition("/")[2].partition("-")[0]
         return made.isdecimal() and self._clock() - int(made) < age
+
+
+@cache
+def _where() -> str | None:
+    """Which pids are meant: those of this start of this machine, in this namespace. None where that cannot be told.
+
+    A name of the host would not do: containers may share it, and not see each other's processes.
+    """
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return None
+
+
+def _this_process() -> dict[str, Any]:
+    return {"where": _where(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _lives(pid: int, started: object) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's, of which /proc may show nothing
+    return _started(pid) == started  # a pid is used again in time
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, in ticks since the machine did; None where it has ended.
+
+    Not psutil's time of a start, which moves when the clock is set: a writer at work would be taken for dead.
+    """
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    state, *numbers = told.rpartition(")")[2].split()
+    return None if state in ("Z", "X") else int(numbers[18])

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ledger_fsspec.encoding import Base, Damaged, Header, decode, encode, parse
+from ledger_fsspec.encoding import Base, Damaged, Header, decode, encode, is_name, parse
 
 if TYPE_CHECKING:
     from ledger_fsspec.shelves import Shelf
@@ -58,6 +58,12 @@ def place(name: str) -> str:
 def name_at(path: str) -> str:
     """The inverse of ``place``."""
     return "".join(path.split("/")[1:])
+
+
+def is_place(path: str) -> bool:
+    """Whether ``place`` gives it for any object; whatever else lies there is not ours."""
+    name = name_at(path)
+    return is_name(name) and place(name) == path
 
 
 def load(shelf: Shelf, name: str) -> Piece:

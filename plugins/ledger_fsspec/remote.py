@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import re
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger.errors import PluginUnavailable
+from ledger.errors import PluginUnavailable, Unavailable
 from ledger.hooks.uris import scheme, without_credentials
-from ledger_fsspec.shelves import temporary_name
+from ledger_fsspec.shelves import temporary_name, unless_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -25,8 +26,11 @@ _FINAL: Final = (FileNotFoundError, FileExistsError, PermissionError, IsADirecto
 """Failures that trying again does not mend."""
 _REFUSED: Final = re.compile(
     r"forbidden|access ?denied|not authorized|unauthorized|credential|InvalidAccessKey|SignatureDoesNotMatch"
-    r"|AuthenticationFailed|AuthorizationFailure|invalid_grant|\b40[13]\b",
+    r"|AuthenticationFailed|AuthorizationFailure|invalid_grant",
     re.IGNORECASE,
+)
+_FULL: Final = re.compile(
+    r"quota ?(is |was |has been )?exceeded|over ?quota|storage ?full|insufficient ?storage|no space left", re.IGNORECASE
 )
 _AZURE_MISSING: Final = "ResourceNotFoundError"
 """What adlfs lets through where there is no container; of a file that is missing it says so in Python's way."""
@@ -41,9 +45,11 @@ class RemoteShelf:
 
     threads = 8
     """Such places answer late, and many at a time."""
+    lag = 120.0
 
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
+        from fsspec.registry import available_protocols
 
         kind = scheme(url) or ""
         self._fs: Any
@@ -54,6 +60,13 @@ class RemoteShelf:
             raise PluginUnavailable(
                 f"checkpoints cannot go to {without_credentials(url)}: {error}",
                 mend=f"pip install 'training-ledger[{extra}]'" if extra else "install that library",
+            ) from error
+        except Exception as error:
+            if kind not in available_protocols():
+                raise  # a ``ValueError``: nobody knows that scheme
+            raise Unavailable(
+                f"checkpoints cannot go to {without_credentials(url)}: {_failure(error).strerror}",
+                mend="check the URL, and the variables or files that hold the credentials for it",
             ) from error
         self.uri = without_credentials(url).rstrip("/")
         self._root = root.rstrip("/")
@@ -109,10 +122,11 @@ class RemoteShelf:
             tops = [about for about in listed if self._relative(about) not in without]
             folders = [about["name"] for about in tops if about["type"] == "directory"] if without else [self._at(path)]
             found = [about for about in tops if about["type"] == "file"]
-            for folder in folders:
-                found += self._try(self._fs.find, folder, detail=True).values()
         except FileNotFoundError:
             return {}
+        for folder in folders:
+            with suppress(FileNotFoundError):  # this one, and not the others
+                found += self._try(self._below, folder)
         sizes = {self._relative(about): int(about["size"]) for about in found if about["type"] == "file"}
         # An empty folder is sometimes listed as a file of its own name.
         return {name: size for name, size in sizes.items() if not path or name.startswith(f"{path}/")}
@@ -122,6 +136,13 @@ class RemoteShelf:
         for path in paths:
             with suppress(FileNotFoundError):
                 self._try(self._fs.rm_file, self._at(path))
+
+    def _below(self, folder: str) -> list[dict[str, Any]]:
+        if self._whole:
+            return [*self._fs.find(folder, detail=True).values()]
+        # fsspec's own ``find`` takes a folder that it cannot list for an empty one.
+        walked = self._fs.walk(folder, detail=True, on_error=unless_gone)
+        return [about for _, _, files in walked for about in files.values()]
 
     def _by_way(self, path: str, content: bytes) -> None:
         """Where half a file could be seen: under another name first."""
@@ -166,6 +187,8 @@ def _failure(error: Exception) -> OSError:
     """``error`` as one of the system's, without what must not be said."""
     lines = str(error).strip().splitlines()
     text = _SECRET.sub("…", lines[0][:300] if lines else type(error).__name__)
+    if _full(error):
+        return OSError(errno.ENOSPC, text)
     if isinstance(error, PermissionError) or _refused(error):
         return PermissionError(errno.EACCES, text)
     if type(error).__name__ == _AZURE_MISSING:
@@ -173,10 +196,28 @@ def _failure(error: Exception) -> OSError:
     return OSError(getattr(error, "errno", None) or errno.EIO, text)
 
 
+def _full(error: Exception) -> bool:
+    status = _status(error)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:  # a quota, too, but one of a minute
+        return False
+    return status == HTTPStatus.INSUFFICIENT_STORAGE or bool(_FULL.search(_told(error)))
+
+
 def _refused(error: Exception) -> bool:
-    return bool(_REFUSED.search(f"{type(error).__name__} {error}"))
+    return _status(error) in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or bool(_REFUSED.search(_told(error)))
+
+
+def _status(error: Exception) -> int | None:
+    """The answer's status: aiohttp, gcsfs and Azure's library each call it otherwise."""
+    found = (getattr(error, name, None) for name in ("status", "code", "status_code"))
+    return next((status for status in found if isinstance(status, int)), None)
+
+
+def _told(error: Exception) -> str:
+    """In the library's words and, where it hides those, in the service's."""
+    return " ".join(f"{type(each).__name__} {each}" for each in (error, error.__cause__) if each is not None)
 
 
 def _may_pass(error: BaseException) -> bool:
     final = isinstance(error, (*_FINAL, ValueError, TypeError)) or type(error).__name__ == _AZURE_MISSING
-    return isinstance(error, Exception) and not final and not _refused(error)
+    return isinstance(error, Exception) and not final and not _refused(error) and not _full(error)

@@ -35,6 +35,8 @@ class Shelf(Protocol):
     """Without credentials and without a final slash."""
     threads: int
     """How many pieces to work on at a time."""
+    lag: float
+    """Seconds for which what a process had asked for may still happen after its death."""
 
     def read(self, path: str) -> bytes:
         """The content; ``FileNotFoundError`` where there is no file."""
@@ -65,6 +67,7 @@ class LocalShelf:
     """A directory."""
 
     threads = 4
+    lag = 0.0
 
     def __init__(self, root: Path) -> None:
         self.uri = root.as_uri().rstrip("/")
@@ -104,7 +107,7 @@ class LocalShelf:
         """See ``Shelf``."""
         found = {}
         top = f"{self._root}/{path}".rstrip("/")
-        for directory, folders, names in os.walk(top):
+        for directory, folders, names in os.walk(top, onerror=unless_gone):
             if directory == top:
                 folders[:] = [folder for folder in folders if folder not in without]
             for name in names:
@@ -131,9 +134,10 @@ class LocalShelf:
         final = f"{self._root}/{path}"
         _make_folder(os.path.dirname(temporary))
         try:
-            with open(temporary, "xb", buffering=0) as stream:
+            with open(temporary, "xb") as stream:  # buffered: an unbuffered write may take a part, and not say so
                 for part in parts:
                     stream.write(part)
+                stream.flush()
                 os.fsync(stream.fileno())
             while True:
                 _make_folder(os.path.dirname(final))
@@ -154,6 +158,12 @@ class LocalShelf:
         while folders[-1] != self._root:
             folders.append(os.path.dirname(folders[-1]))
         return folders
+
+
+def unless_gone(error: OSError) -> None:
+    """Let a walk fail where it cannot list a folder: a checkpoint in there may be all that needs an object."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _make_folder(path: str) -> None:

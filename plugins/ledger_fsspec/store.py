@@ -24,7 +24,7 @@ from ledger.hooks.uris import local_path
 from ledger_fsspec.encoding import Damaged
 from ledger_fsspec.index import Index
 from ledger_fsspec.markers import SWEEPING, WRITING, Markers
-from ledger_fsspec.objects import FOLDER, Lost, load, name_at, place
+from ledger_fsspec.objects import FOLDER, Lost, is_place, load, name_at, place
 from ledger_fsspec.remote import RemoteShelf
 from ledger_fsspec.shelves import TEMPORARY, LocalShelf, temporary_name
 from ledger_fsspec.source import ahead, store_directory
@@ -43,6 +43,7 @@ _OWN: Final = frozenset({FOLDER, TEMPORARY, WRITING, SWEEPING})
 """Folders of the store's own, beside those of the keys."""
 _PATIENCE: Final = 60.0
 """Seconds for which ``sweep`` waits for writers at work."""
+_NO_ROOM: Final = "make room there: `ledger gc` shows what no checkpoint needs any more"
 _AT_ONCE: Final = 200
 """Objects that are removed between two looks at the clock."""
 
@@ -155,20 +156,32 @@ class FsspecStore:
         """See ``CheckpointStore``.
 
         Raises ``Conflict`` where somebody is writing all the time, ``IntegrityError`` where the index of a checkpoint
-        is damaged: nobody can tell then what it needs.
+        is damaged: nobody can tell then what it needs. ``Unavailable`` where that cannot be told in time.
         """
-        with self._failures("sweep"):
+        with self._failures("sweep", no_room="remove some other file there first: this needs a few kilobytes itself"):
             stale = self._markers.stale()
             if not dry:
                 self._shelf.remove([*stale])
             yield from (Garbage(path, size, "left over by a process that was killed") for path, size in stale.items())
-            while True:
-                with self._markers.sweeping(0 if dry else _PATIENCE) as in_time:
-                    unneeded = self._unneeded(self._shelf.sizes(FOLDER))
-                    removed = unneeded.keys() if dry else self._remove(unneeded, in_time)
+            # Before the mark, for it may take a while: whatever is needed under the mark is not removed anyway.
+            unneeded = {path: size for path, size in self._shelf.sizes(FOLDER).items() if is_place(path)}
+            if dry:  # without a mark, for which there may be no room: that is when one looks
+                self._markers.refuse_writers()
+                unneeded = self._unneeded(unneeded)
+                self._markers.refuse_writers()
+                yield from (Garbage(path, size, "no checkpoint needs it") for path, size in unneeded.items())
+                return
+            while unneeded:
+                with self._markers.sweeping(_PATIENCE) as in_time:
+                    unneeded = self._unneeded(unneeded)
+                    removed = self._remove(unneeded, in_time)
                 yield from (Garbage(path, unneeded[path], "no checkpoint needs it") for path in removed)
-                if len(removed) == len(unneeded):
-                    return
+                if unneeded and not removed:
+                    raise Unavailable(
+                        f"cannot sweep: to read the {INDEX} of all checkpoints takes too long ({self._shelf.uri})",
+                        mend="delete checkpoints that nobody needs, or try again over a faster connection",
+                    )
+                unneeded = {path: size for path, size in unneeded.items() if path not in removed}
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -360,21 +373,21 @@ class FsspecStore:
         )
 
     @contextmanager
-    def _failures(self, what: str) -> Iterator[None]:
+    def _failures(self, what: str, no_room: str = _NO_ROOM) -> Iterator[None]:
         try:
             yield
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Unavailable(f"cannot {what}: {reason} ({self._shelf.uri})", mend=_mend(error)) from error
+            raise Unavailable(f"cannot {what}: {reason} ({self._shelf.uri})", mend=_mend(error, no_room)) from error
 
 
-def _mend(error: Exception) -> str:
+def _mend(error: Exception, no_room: str) -> str:
     if isinstance(error, PermissionError):
         return "check the credentials or permissions: they must allow to read, write, list and delete there"
     if isinstance(error, FileNotFoundError):
         return "make that bucket, container or directory first, or correct `checkpoints` in ledger.toml"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "make room there: `ledger gc` shows what no checkpoint needs any more"
+        return no_room
     return "check that the place can be reached and has space left, then try again"
 
 
@@ -382,7 +395,7 @@ def _new_file(root: Path, entry: Entry) -> BinaryIO:
     path = root / entry.path
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = 0o777 if entry.mode == "executable" else 0o666  # less the user's umask
-    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb", buffering=0)
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
 
 
 def _guard(key: str) -> None:

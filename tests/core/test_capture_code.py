@@ -318,7 +318,7 @@ def test_names_that_no_other_machine_could_hold_and_things_that_are_no_files(rep
 
 def test_a_file_that_is_written_all_the_time_is_named_and_the_rest_is_kept(repo: Desk) -> None:
     log = repo.root / "console.txt"
-    log.write_bytes(b"x" * 3_000_000)
+    log.write_bytes(b"x" * 30_000_000)  # so long in reading that the writer gets its turn on a busy machine, too
     done = threading.Event()
 
     def write_on() -> None:

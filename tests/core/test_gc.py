@@ -321,26 +321,39 @@ def test_what_killed_processes_left_in_scratch_goes(book: Book, tmp_path: Path) 
         (scratch / folder).mkdir(parents=True)
     for name in (run, living, str(uuid.UUID(int=7))):
         (scratch / f"consoles/{name}-1.txt").write_text("half a line")
-        (scratch / f"saving/{name}/step-1").mkdir(parents=True)
-        (scratch / f"saving/{name}/step-1/weights").write_bytes(b"123")
+        (scratch / f"saving/{name}-1/step-1").mkdir(parents=True)
+        (scratch / f"saving/{name}-1/step-1/weights").write_bytes(b"123")
         (scratch / f"resume/{name}-2-host-17").mkdir()
     (scratch / "replays/run-1-0190/file").write_bytes(b"12")
     assert waste(book) == ({}, [])
     age(scratch)
     expected = {
         str(scratch / f"consoles/{run}-1.txt"): "its run has ended",
-        str(scratch / f"saving/{run}"): "its run has ended",
+        str(scratch / f"saving/{run}-1"): "its run has ended",
         str(scratch / f"resume/{run}-2-host-17"): "its run has ended",
         str(scratch / "replays/run-1-0190"): "its replay has ended",
         str(scratch / "verify-x"): "its check has ended",
     }
     assert waste(book) == (expected, [])
     sizes = {each.name: each.bytes for each in Garbage(book).waste()}
-    assert sizes[str(scratch / f"saving/{run}")] == 3
+    assert sizes[str(scratch / f"saving/{run}-1")] == 3
     assert waste(book, apply=True) == (expected, [])
     assert not any(Path(name).exists() for name in expected)
-    assert (scratch / f"saving/{living}/step-1/weights").exists()
+    assert (scratch / f"saving/{living}-1/step-1/weights").exists()
     assert (scratch / f"consoles/{uuid.UUID(int=7)}-1.txt").exists()
+
+
+def test_what_goes_by_itself_meanwhile_is_no_concern(book: Book) -> None:
+    consoles = book.settings.scratch / "consoles"
+    consoles.mkdir(parents=True)
+    run, _ = begin(book)
+    for attempt in (1, 2):
+        (consoles / f"{run}-{attempt}.txt").touch()
+    age(consoles)
+    looked = Garbage(book).waste()
+    assert next(looked).name == str(consoles / f"{run}-1.txt")
+    (consoles / f"{run}-2.txt").unlink()
+    assert list(looked) == []
 
 
 def test_a_workspace_takes_the_note_of_its_repository_with_it(book: Book, tmp_path: Path) -> None:

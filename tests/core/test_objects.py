@@ -28,6 +28,7 @@ from ledger.errors import (
     Unavailable,
     UsageError,
 )
+from tests.limits import files_up_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -289,6 +290,14 @@ def test_restore_is_whole_or_nothing(
     with pytest.raises(LedgerError):
         store.restore(manifest, tmp_path / "back")
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_file_that_does_not_fit_is_not_restored_by_halves(store: ObjectStore, tmp_path: Path) -> None:
+    content = bytes(10_000)
+    manifest = Manifest.of([Entry("weights", store.put_bytes(content), len(content))])
+    with files_up_to(8192), pytest.raises(Unavailable, match="File too large"):
+        store.restore(manifest, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def test_restore_never_overwrites(store: ObjectStore, tree: Path, tmp_path: Path) -> None:

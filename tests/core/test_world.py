@@ -85,6 +85,7 @@ def test_a_master_address_is_a_meeting_place_too() -> None:
             Asked(8),
             World(processes=8, nodes=2, launcher="deepspeed", options=("--hostfile=/hosts",)),
         ),
+        (Asked(options=NODES).world(4), Asked(launcher="deepspeed"), World(processes=4, launcher="deepspeed")),
     ],
 )
 def test_another_world_keeps_what_was_not_asked_for(before: World, asked: Asked, after: World) -> None:

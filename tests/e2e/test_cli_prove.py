@@ -112,6 +112,32 @@ def test_an_object_that_was_changed_is_named(desk: Desk) -> None:
     assert f"object altered: object {file.parent.name}{file.name}" in desk.ledger("verify", code=1).out
 
 
+def test_a_lost_base_of_a_checkpoint_is_named(desk: Desk) -> None:
+    desk.write(
+        train__py="""\
+import ledger, pathlib, random
+
+weights = bytearray(random.Random(0).randbytes(200_000))
+with ledger.start_run() as run:
+    written = None
+    for step in (1, 2):
+        weights[step] ^= 1
+        pathlib.Path("state").mkdir(exist_ok=True)
+        pathlib.Path("state/weights").write_bytes(weights)
+        written = run.checkpoint("state", step=step, base=written)
+"""
+    )
+    desk.run("python", "train.py")
+    assert desk.ledger("verify").out.startswith("ok · ")
+    place = desk.home / ".ledger" / "checkpoints"
+    max((path for path in place.glob("objects/*/*")), key=lambda path: path.stat().st_size).unlink()
+    done = desk.ledger("verify", code=1)
+    first, second = sorted(line for line in done.out.splitlines() if line.startswith("checkpoint missing: "))
+    assert "run-2/step-1" in first
+    assert "weights of checkpoint run-2/step-2 is gone" in second
+    assert "it is the difference to checkpoint run-2/step-1 (" in second
+
+
 def test_a_list_that_was_changed_is_named_and_folded_again(desk: Desk) -> None:
     sql(desk, "UPDATE run_metric SET last = 0.5", "UPDATE run_summary SET status = 'failed'")
     done = desk.ledger("verify", code=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import resource
 import sys
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,8 @@ def main(asked: dict[str, Any]) -> None:
             told["metrics"][step] = engine.step(batch)
             if step in asked.get("save", ()):
                 directory = Path(asked["out"]) / f"step-{step}"
+                if room := asked.get("room"):
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
                 engine.save(directory)()
                 torch.save(torch.get_rng_state(), directory / f"rng-{rank}.pt")
                 distributed.barrier()

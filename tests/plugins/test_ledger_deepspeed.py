@@ -118,11 +118,16 @@ def test_two_stages_of_zero_are_a_contradiction(tmp_path: Path) -> None:
         ("[1]", "not a JSON object"),
         ('{"a": 1, "a": 2}', "a is there twice"),
         ('{"bf16": true}', "bf16 in .* is not a table"),
+        ('{"zero_optimization": true}', "zero_optimization in .* is not a table"),
+        ('{"zero_optimization": {"stage": "auto"}}', "stage = 'auto' in .* is no stage of ZeRO"),
+        ('{"zero_optimization": {"stage": 4}}', "stage = 4 in .* is no stage of ZeRO"),
     ],
 )
 def test_a_json_that_is_none_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(InvalidRecipe, match=said):
+    with pytest.raises(InvalidRecipe, match=said) as refused:
         settings.merged(with_json(tmp_path, text))
+    assert len(str(refused.value).splitlines()) == 1
+    assert refused.value.mend
 
 
 def test_a_json_that_is_not_there_is_refused() -> None:
@@ -254,8 +259,10 @@ def test_a_hostfile_of_this_machine_needs_no_ssh(tmp_path: Path) -> None:
 )
 def test_a_hostfile_that_does_not_hold_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "hosts").write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=said) as refused:
         launch.command(plan(tmp_path), world(2, "--hostfile=hosts"))
+    assert len(str(refused.value).splitlines()) == 1
+    assert refused.value.mend
 
 
 def test_a_hostfile_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -366,6 +373,14 @@ def test_equal_states_give_equal_files_whatever_they_share(tmp_path: Path) -> No
     checkpoint.SafeFiles().save(shared, str(tmp_path / "one.pt"))
     checkpoint.SafeFiles().save(apart, str(tmp_path / "another.pt"))
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_full_disk_is_told_as_one(size: int) -> None:
+    from ledger_deepspeed.checkpoint import EqualFiles
+
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        EqualFiles().save({"weights": torch.zeros(size)}, "/dev/full")
 
 
 def test_a_checkpoint_of_another_engine_is_told_from_ours(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -165,3 +166,11 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     split = launched(tmp_path / "split", Layout(1, processes=1), steps=2, load=load)
     assert split.returncode == 4
     assert "refused: the checkpoint is of zero 0, this training of zero 1" in split.stderr
+
+
+def test_a_full_disk_is_told_with_the_mend(tmp_path: Path) -> None:
+    full = launched(tmp_path / "out", Layout(1, processes=1), steps=1, save=[1], room=10_000)
+    assert full.returncode == 4
+    assert re.search(
+        r"^refused: cannot write \S+\.pt: File too large\nmend: make room there", full.stderr, re.MULTILINE
+    )

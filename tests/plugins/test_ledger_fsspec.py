@@ -207,11 +207,11 @@ def test_leftovers_of_a_killed_writer_disturb_nothing(tmp_path: Path) -> None:
     out = directory(tmp_path / "out", model=b"1")
     first = store.write(out, "run-1/step-1")
     index = tmp_path / "store/run-1/step-1/checkpoint.json"
-    index.rename(tmp_path / "store/tmp/0-complete-but-for-the-name")
+    index.rename(tmp_path / "store/tmp/0-c0ffee")  # complete but for the name
     assert list(store.list("")) == []
     assert store.write(out, "run-1/step-1").digest == first.digest
     assert [(each.path, each.reason) for each in store.sweep(dry=False)] == [
-        ("tmp/0-complete-but-for-the-name", "left over by a process that was killed")
+        ("tmp/0-c0ffee", "left over by a process that was killed")
     ]
     store.read(first, tmp_path / "back")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import random
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -20,20 +24,29 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from safetensors.numpy import save_file
 
 from ledger.errors import CheckpointUnavailable, Conflict, DigestMismatch, IntegrityError, LedgerError, Unavailable
-from ledger_fsspec import markers
+from ledger_fsspec import encoding, markers
 from ledger_fsspec import store as module
 from ledger_fsspec.encoding import Base, Damaged, decode, encode, parse
 from ledger_fsspec.index import Index
 from ledger_fsspec.objects import place
 from ledger_fsspec.pieces import LARGEST, lengths
-from ledger_fsspec.remote import RemoteShelf
+from ledger_fsspec.remote import RemoteShelf, _failure, _may_pass
 from ledger_fsspec.shelves import LocalShelf
 from ledger_fsspec.store import FsspecStore
+from tests.limits import files_up_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ledger.events import Stored
+
+
+class _Answer(Exception):
+    """A library's exception with the status of the answer."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @pytest.fixture
@@ -397,7 +410,52 @@ def test_marks_of_the_dead_expire(tmp_path: Path) -> None:
     now[0] += 1
     with marks.sweeping(0):
         pass
-    assert marks.stale() == writer
+    assert marks.stale().keys() == writer.keys()
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="no telling which process a mark means")
+@pytest.mark.parametrize("folder", [markers.WRITING, markers.SWEEPING])
+def test_nobody_waits_for_a_process_that_was_killed(store: FsspecStore, tmp_path: Path, folder: str) -> None:
+    kept = store.write(directory(tmp_path / "a", model=b"1"), "run-1/step-1")
+    doing = {markers.WRITING: "writing()", markers.SWEEPING: "sweeping(0)"}[folder]
+    program = f"""
+import pathlib, time
+from ledger_fsspec.markers import Markers
+from ledger_fsspec.shelves import LocalShelf
+with Markers(LocalShelf(pathlib.Path({str(tmp_path / "store")!r}))).{doing}:
+    print("marked", flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "marked\n"
+        marks = markers.Markers(LocalShelf(tmp_path / "store"))
+        assert marks.stale() == {}
+        process.kill()
+    (mark,) = marks.stale()
+    assert mark.startswith(f"{folder}/")
+    began = time.monotonic()
+    store.write(directory(tmp_path / "b", model=b"2"), "run-1/step-2")
+    store.delete(kept)
+    assert len(objects(tmp_path / "store")) == 1
+    assert [each.path for each in store.sweep(dry=False)] == [mark]
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="no telling which process a mark means")
+def test_a_writer_at_work_lives_whatever_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = markers.Markers(LocalShelf(tmp_path / "store"))
+    with marks.writing():
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: time.time() - 5)  # as if the clock had been set
+        assert marks.stale() == {}
+        with pytest.raises(Conflict), marks.sweeping(0):
+            pass
+        monkeypatch.setattr(os, "kill", _not_ours)
+        assert marks.stale() == {}
+
+
+def _not_ours(pid: int, signal: int) -> None:
+    raise PermissionError
 
 
 def test_a_writer_that_took_too_long_gives_up(
@@ -407,6 +465,16 @@ def test_a_writer_that_took_too_long_gives_up(
     with pytest.raises(Unavailable, match="hours"):
         store.write(directory(tmp_path / "a", model=b"1"), "run-1/step-1")
     assert list(store.list("")) == []
+
+
+def test_a_sweep_that_gets_nowhere_ends(store: FsspecStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(directory(tmp_path / "a", model=b"1"), "run-1/step-1")
+    (tmp_path / "store/run-1/step-1/checkpoint.json").unlink()
+    monkeypatch.setattr(markers, "SWEEPER_MINUTES", 0)
+    with pytest.raises(Unavailable, match="takes too long") as caught:
+        list(store.sweep(dry=False))
+    assert caught.value.mend
+    assert len(objects(tmp_path / "store")) == 1
 
 
 def test_a_damaged_index_stops_the_sweep(store: FsspecStore, tmp_path: Path) -> None:
@@ -588,6 +656,129 @@ def test_many_writers_and_sweepers_at_once(tmp_path: Path, monkeypatch: pytest.M
     for number, stored in enumerate(written):
         store.read(stored, tmp_path / f"back-{number}")
     assert len(written) == 12
+
+
+# --- no room, no permission, other people's files
+
+
+def test_an_index_that_does_not_fit_is_none(store: FsspecStore, tmp_path: Path) -> None:
+    """It is one write, of which a full disk takes a part."""
+    first = store.write(directory(tmp_path / "first", model=b"1"), "run-1/step-1")
+    out = directory(tmp_path / "out", **{f"{'long' * 40}-{number}": b"2" for number in range(60)})
+    with files_up_to(8192), pytest.raises(Unavailable, match="File too large") as caught:
+        store.write(out, "run-1/step-2")
+    assert caught.value.mend
+    assert list(store.list("")) == [first]
+    assert list(store.sweep(dry=True)) == []
+    assert store.write(out, "run-1/step-2").files
+
+
+def test_a_file_that_does_not_fit_is_not_read_by_halves(store: FsspecStore, tmp_path: Path) -> None:
+    stored = store.write(directory(tmp_path / "out", model=bytes(10_000)), "run-1/step-1")
+    with files_up_to(8192), pytest.raises(Unavailable, match="File too large"):
+        store.read(stored, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+class Closed(LocalShelf):
+    """A shelf with a folder that somebody else has closed to us; root may list any."""
+
+    def __init__(self, root: Path, closed: Path) -> None:
+        super().__init__(root)
+        self._closed = str(closed)
+
+    def sizes(self, path: str, *, without: Collection[str] = ()) -> dict[str, int]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "scandir", self._scandir)
+            return super().sizes(path, without=without)
+
+    def _scandir(self, path: str) -> Any:
+        if path == self._closed:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return SCANDIR(path)
+
+
+SCANDIR = os.scandir
+
+
+def test_a_disk_that_is_full_to_the_last_byte_can_be_cleared_up(store: FsspecStore, tmp_path: Path) -> None:
+    kept = store.write(directory(tmp_path / "a", model=b"kept"), "run-1/step-1")
+    store.write(directory(tmp_path / "b", model=b"gone"), "run-1/step-2")
+    (tmp_path / "store/run-1/step-2/checkpoint.json").unlink()
+    with files_up_to(0):
+        (left,) = store.sweep(dry=True)
+        with pytest.raises(Unavailable, match="File too large"):
+            list(store.sweep(dry=False))
+    assert list(store.sweep(dry=False)) == [left]
+    assert list(store.list("")) == [kept]
+
+
+def test_what_cannot_be_listed_is_not_taken_for_nothing(store: FsspecStore, tmp_path: Path) -> None:
+    stored = store.write(directory(tmp_path / "a", model=b"theirs"), "run-1/step-1")
+    mine = store.write(directory(tmp_path / "b", model=b"mine"), "run-2/step-1")
+    other = FsspecStore(Closed(tmp_path / "store", tmp_path / "store/run-1"))
+    for act in (lambda: list(other.sweep(dry=False)), lambda: other.delete(mine)):
+        with pytest.raises(Unavailable, match="Permission denied"):
+            act()
+    store.read(stored, tmp_path / "back")
+
+
+def test_files_of_others_are_not_swept(store: FsspecStore, tmp_path: Path) -> None:
+    store.write(directory(tmp_path / "a", model=b"1"), "run-1/step-1")
+    theirs = [
+        tmp_path / "store" / name for name in ("tmp/notes.txt", "objects/table.csv", "objects/ab/cd", "pending/x")
+    ]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("precious")
+    assert list(store.sweep(dry=False)) == []
+    assert all(path.read_text() == "precious" for path in theirs)
+
+
+def test_an_object_leads_nowhere_outside(store: FsspecStore, tmp_path: Path) -> None:
+    noise = random.Random(0).randbytes(600)
+    for name in ("../../../secret", "/etc/passwd", 7, ["a"]):
+        base = Base(name, "1" * 64, "run-1/step-1")  # type: ignore[arg-type]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(encoding, "_best_stride", lambda sample: (1, float(sample.any())))  # any base is taken
+            _, parts = encode(bytearray(noise), (base, bytearray(noise)))
+        with pytest.raises(Damaged):
+            parse(b"".join(bytes(part) for part in parts))
+
+
+def test_a_machine_that_slept_gives_up_what_it_wrote(tmp_path: Path) -> None:
+    """Its own clock stood still meanwhile, and the mark may have been swept."""
+    now = [1_000_000.0]
+    marks = markers.Markers(LocalShelf(tmp_path / "store"), clock=lambda: now[0])
+    with marks.writing() as in_time:
+        in_time()
+        now[0] += markers.WRITER_HOURS * 3600 + 1
+        with pytest.raises(Unavailable, match="hours"):
+            in_time()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "passes"),
+    [
+        (OSError("503 Slow Down: bucket/run-1/step-403/checkpoint.json"), errno.EIO, True),
+        (_Answer(403, "no"), errno.EACCES, False),
+        (_Answer(401, "who"), errno.EACCES, False),
+        (_Answer(507, "no"), errno.ENOSPC, False),
+        (_Answer(429, "Quota exceeded for quota metric 'Requests per minute'"), errno.EIO, True),
+        (OSError("An error occurred (QuotaExceeded) when calling the PutObject operation"), errno.ENOSPC, False),
+    ],
+)
+def test_what_a_service_means(error: Exception, kind: int, passes: bool) -> None:
+    assert (_failure(error).errno, _may_pass(error)) == (kind, passes)
+
+
+def test_a_place_without_credentials_is_told_from_an_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(Unavailable, match="az://container/x") as caught:
+        module.open_store("az://container/x")
+    assert "credentials" in str(caught.value.mend)
+    assert module.open_store("nobody-knows://this") is None
 
 
 def test_the_place_is_checked_before_it_is_needed(tmp_path: Path) -> None:

@@ -130,6 +130,34 @@ def test_a_good_place_passes_the_check_and_keeps_nothing(service: Service, tmp_p
         assert list(open_store(url, tmp_path).sweep(dry=True)) == []
 
 
+@pytest.mark.parametrize(("fault", "mend"), [("full", "make room"), ("forbidden", "permissions")])
+def test_a_bucket_that_takes_no_more_loses_nothing(
+    s3_service: Service, fault: Fault, mend: str, tmp_path: Path
+) -> None:
+    """The third upload is refused, and all after it."""
+    for step in range(2):
+        (tmp_path / f"out-{step}").mkdir()
+        for number in range(4):
+            (tmp_path / f"out-{step}/part-{number}").write_bytes(random.Random(4 * step + number).randbytes(200_000))
+    with (
+        BadNetwork(s3_service.port, fault, 1, methods=()) as network,
+        s3_service.folder(network.port) as url,
+    ):
+        store = open_store(url, tmp_path)
+        first = store.write(tmp_path / "out-0", "run-1/step-1")
+        network.begin(("PUT", "POST"), after=2)
+        with pytest.raises(Unavailable) as caught:
+            store.write(tmp_path / "out-1", "run-1/step-2")
+        network.begin(())
+        assert list(store.list("")) == [first]
+        store.read(first, tmp_path / "back")
+        again = store.write(tmp_path / "out-1", "run-1/step-2")
+        assert list(store.list("")) == [first, again]
+    assert network.hit > 0
+    assert mend in (caught.value.mend or "")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("kind", ["s3", "azure"])
 def test_a_wrong_key_is_said_and_not_shown(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

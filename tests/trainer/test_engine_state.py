@@ -10,12 +10,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ledger.errors import CheckpointUnavailable
+from ledger.errors import CheckpointUnavailable, Unavailable
 from ledger_trainer.engines import TorchEngine, files
 from ledger_trainer.engines.staging import Staging
 from ledger_trainer.engines.state import Part, whole
 from ledger_trainer.recipe import TrainingRecipe
 from ledger_trainer.session import engine_config
+from tests.limits import files_up_to
 from tests.trainer.engine_ranks import Odd, OddModel
 
 if TYPE_CHECKING:
@@ -108,6 +109,27 @@ def test_a_model_is_exported_whole_and_tied_parameters_once(tmp_path: Path) -> N
     for name, tensor in exported.items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, equal_nan=True)
     assert engine.model.middle[1].weight is engine.model.middle[0].weight  # type: ignore[index, union-attr]
+
+
+def test_what_was_tied_stays_so_and_is_stored_once(tmp_path: Path) -> None:
+    trained().save(tmp_path)()
+    content = (tmp_path / "optimizer/rank-00000.safetensors").read_bytes()
+    assert b"middle.0.weight.exp_avg" in content
+    assert b"middle.1.weight" not in content
+    assert b"middle.1.weight" not in (tmp_path / "model/rank-00000.safetensors").read_bytes()
+    resumed = start(lambda model: nn.init.ones_(model.middle[0].weight))  # type: ignore[arg-type]
+    resumed.load(tmp_path)
+    step(resumed)
+    first, second = resumed.model.middle  # type: ignore[misc]
+    assert first.weight is second.weight
+    assert sum(group is first.weight for groups in resumed.optimizer.param_groups for group in groups["params"]) == 1
+
+
+def test_a_full_disk_is_told_with_the_mend(tmp_path: Path) -> None:
+    write = trained().save(tmp_path)
+    with files_up_to(100), pytest.raises(Unavailable, match=r"cannot write .*rank-00000\.safetensors: ") as caught:
+        write()
+    assert "make room" in str(caught.value.mend)
 
 
 def test_parts_are_put_together_from_the_files_of_all_ranks(tmp_path: Path) -> None:

@@ -20,21 +20,26 @@ TRAINER = ("/usr/bin/python", "-m", "ledger_trainer")
 TORCHRUN = ["/usr/bin/python", "-m", "torch.distributed.run"]
 
 
-def launch(command: tuple[str, ...], world: World) -> list[str]:
-    return PLUGINS.launch(Launch(command, Path(), {}), world)
+def launch(command: tuple[str, ...], world: World, **environ: str) -> list[str]:
+    return PLUGINS.launch(Launch(command, Path(), environ), world)
 
 
 def test_several_processes_are_launched_by_torchrun_of_the_same_interpreter() -> None:
     words = [*TORCHRUN, "--nproc-per-node=2", "--standalone", "-m", "ledger_trainer"]
-    assert launch(TRAINER, World(processes=2)) == words
-    assert launch(TRAINER, World(processes=2, launcher="torchrun")) == words
+    assert launch(TRAINER, World(processes=2), OMP_NUM_THREADS="4") == words
+    assert launch(TRAINER, World(processes=2, launcher="torchrun"), OMP_NUM_THREADS="4") == words
+
+
+def test_threads_that_nobody_chose_are_those_that_torchrun_would_choose_with_a_banner() -> None:
+    words = ["--nproc-per-node=2", "--standalone", "-m", "ledger_trainer"]
+    assert launch(TRAINER, World(processes=2)) == ["env", "OMP_NUM_THREADS=1", *TORCHRUN, *words]
 
 
 def test_each_of_several_nodes_launches_its_share_of_the_processes() -> None:
     meeting = ("--node-rank=1", "--rdzv-id=a", "--rdzv-endpoint=host:29400")
     world = World(processes=4, nodes=2, launcher="torchrun", options=meeting)
     words = [*TORCHRUN, "--nproc-per-node=2", "--nnodes=2", *meeting, "-m", "ledger_trainer"]
-    assert launch(TRAINER, world) == words
+    assert launch(TRAINER, world, OMP_NUM_THREADS="4") == words
 
 
 def test_one_process_that_may_be_restarted_needs_torchrun_and_a_store_of_its_own() -> None:

@@ -20,13 +20,14 @@ from pydantic import ValidationError
 
 import ledger
 from ledger.codec import canonical_digest
-from ledger.errors import CheckpointUnavailable, InvalidRecipe, UsageError
+from ledger.errors import CheckpointUnavailable, InvalidRecipe, Unavailable, UsageError
 from ledger_trainer.console import Console
 from ledger_trainer.export import export_model
 from ledger_trainer.fingerprint import Digests, merge
 from ledger_trainer.loop import policy, require_export
 from ledger_trainer.parts import Part, Parts, require_shared
 from ledger_trainer.recipe import Checkpoint, TrainingRecipe
+from ledger_trainer.saver import _told_to
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +72,13 @@ def test_a_rank_that_goes_on_writing_is_waited_for(tmp_path: Path) -> None:
     began = time.monotonic()
     assert len(parts.collect(Part())) == 2
     assert time.monotonic() - began > 1.0, "longer than its patience"
+
+
+def test_a_failure_of_a_rank_is_told_with_the_mend() -> None:
+    failures: list[str] = []
+    with _told_to(failures):
+        raise Unavailable("cannot write model/rank-00001.safetensors", mend="make room there")
+    assert failures == ["cannot write model/rank-00001.safetensors (make room there)"]
 
 
 def test_scratch_must_be_seen_by_all(tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ class Mortal(kjv.CharGpt):
     def batch(self, samples):
         self.made += 1
         if self.made == int(os.environ.get("DIE_IN_BATCH", 0)) and os.environ.get("RANK", "0") == "0":
-            saving = Path(os.environ["LEDGER_SCRATCH"], "saving", os.environ["LEDGER_RUN"])
-            while any(saving.glob("step-*")):  # what is under way is stored by a thread, sooner or later
+            saving = Path(os.environ["LEDGER_SCRATCH"], "saving")
+            while any(saving.glob(os.environ["LEDGER_RUN"] + "-*/step-*")):  # what is under way is stored by a thread, sooner or later
                 time.sleep(0.01)
             launcher = [psutil.Process(os.getppid())] if "RANK" in os.environ else []
             for process in [*launcher, *(c for p in launcher for c in p.children() if c.pid != os.getpid())]:

@@ -55,10 +55,15 @@ def launch_command(plan: Launch, world: World) -> Sequence[str] | None:
         return None
     if not world.launcher and world.processes == 1:
         return None
-    torchrun = [interpreter, "-m", "torch.distributed.run", f"--nproc-per-node={world.processes // world.nodes}"]
+    each = world.processes // world.nodes
+    variables = []
     if any(word.startswith("--max-restarts=") for word in world.options):
         # With the store that torch 2.13 shares between agent and workers, restarted workers hang on its old keys.
-        torchrun = ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", *torchrun]
+        variables.append("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1")
+    if each > 1 and "OMP_NUM_THREADS" not in plan.environ:
+        variables.append("OMP_NUM_THREADS=1")  # as torchrun itself sets it, with a banner in front of every training
+    torchrun = [*(["env", *variables] if variables else []), interpreter, "-m", "torch.distributed.run"]
+    torchrun.append(f"--nproc-per-node={each}")
     if world.nodes > 1:
         torchrun.append(f"--nnodes={world.nodes}")
     elif not any(word.startswith(("--rdzv-", "--master-")) for word in world.options):

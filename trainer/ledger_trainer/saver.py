@@ -188,4 +188,5 @@ def _told_to(failures: list[str]) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - rank 0 is told, and decides what comes of it
         if not isinstance(error, LedgerError | OSError):
             traceback.print_exc()
-        failures.append(str(error) if isinstance(error, LedgerError) else f"{type(error).__name__}: {error}")
+        mend = f" ({error.mend})" if isinstance(error, LedgerError) and error.mend else ""
+        failures.append(f"{error}{mend}" if isinstance(error, LedgerError) else f"{type(error).__name__}: {error}")

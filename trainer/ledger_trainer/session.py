@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import ledger
+from ledger.errors import UsageError
 from ledger.hooks.manager import load_plugins
-from ledger_trainer import checkpoint, determinism
+from ledger_trainer import checkpoint, determinism, ranks
 from ledger_trainer.feed import Feed
 from ledger_trainer.interruption import Interruption
 from ledger_trainer.loop import train
@@ -45,6 +46,7 @@ def train_rank(run: ledger.Run) -> int:
     determinism.seed_all(recipe.seed, "model")  # the same on every rank
     name = recipe.engine_name(mesh)
     with contextlib.closing(load_plugins(settings).engine(name, engine_config(recipe, task))) as engine:
+        require_one_attempt(run)
         # By place and not by rank: what a tensor group draws for activations that all of it hold must be the same.
         place = mesh.coordinates(rank)
         determinism.seed_all(recipe.seed, f"stage {place['pipeline']}, share {mesh.share(rank)}")
@@ -56,6 +58,21 @@ def train_rank(run: ledger.Run) -> int:
         if run.resumed_from is not None:
             after = checkpoint.load(run.resumed_from, engine, seed=recipe.seed, rank=rank, world=mesh.processes)
         return train(run, recipe, engine, feed, stop, after=after)
+
+
+def require_one_attempt(run: ledger.Run) -> None:
+    """Fail before the first step where ranks are not of the same attempt; a collective.
+
+    A node that looked for the run too early may have joined an attempt, or a run, that node 0 had left behind.
+    """
+    first, *others = (told.decode() for told in ranks.gather(f"attempt {run.attempt} of {run.name}".encode()))
+    strays = [(rank, told) for rank, told in enumerate(others, 1) if told != first]
+    if strays:
+        rank, told = strays[0]
+        raise UsageError(
+            f"rank 0 trains {first}, rank {rank} {told}: its node has joined what node 0 had left behind",
+            mend="start the same command on each node once more",
+        )
 
 
 def engine_config(recipe: TrainingRecipe, task: Task) -> dict[str, Any]:

@@ -123,8 +123,8 @@ class Meter:
             return []
         self._stopped.set()
         self._thread.join(_PATIENCE_S)
-        held = [holding.fact(self._step()) for holding in self._held.values() if holding.end > holding.start]
-        return self._unrecorded + held
+        held = list(self._held.values())  # a thread whose driver does not answer may yet come back to it
+        return self._unrecorded + [holding.fact(self._step()) for holding in held if holding.end > holding.start]
 
     def _run(self) -> None:
         nvml = open_nvml(self._environ)  # here, because that takes a while

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from ledger.errors import CheckpointUnavailable
+from ledger.errors import CheckpointUnavailable, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,17 +36,21 @@ class Stored:
 
 
 def write(directory: Path, rank: int, parts: Mapping[str, Part]) -> None:
-    """Write the parts of one process, if there are any; equal parts give equal bytes."""
+    """Write the parts of one process, if there are any; equal parts give equal bytes. Raises ``Unavailable``."""
     if not parts:
         return
     directory.mkdir(parents=True, exist_ok=True)
     offsets = {name: {"saved_offsets": list(part.offsets)} for name, part in parts.items()}
-    safetensors.torch.save_file(
-        {name: part.tensor for name, part in parts.items()},
-        directory / f"rank-{rank:05d}.safetensors",
-        # One entry and no more: safetensors writes several in any order.
-        metadata={"DCP_SHARDING_INFO": json.dumps(offsets, sort_keys=True)},
-    )
+    tensors = {name: part.tensor for name, part in parts.items()}
+    file = directory / f"rank-{rank:05d}.safetensors"
+    # One entry and no more: safetensors writes several in any order.
+    metadata = {"DCP_SHARDING_INFO": json.dumps(offsets, sort_keys=True)}
+    try:
+        safetensors.torch.save_file(tensors, file, metadata)
+    except SafetensorError as error:
+        raise Unavailable(
+            f"cannot write {file}: {error}", mend="make room there: a checkpoint lies there until it is stored"
+        ) from error
 
 
 def stored(directory: Path) -> dict[str, Stored]:
