@@ -124,7 +124,10 @@ def test_it_trains_what_one_process_trains(tmp_path: Path, layout: Layout) -> No
     alone = train(tmp_path / "alone", Layout(0, processes=1), steps=WHOLE, dropout=0.0)
     together = train(tmp_path / "together", layout, steps=WHOLE, dropout=0.0)
     for step, metrics in alone["metrics"].items():
-        assert together["metrics"][step] == pytest.approx(metrics, rel=1e-5)
+        told = together["metrics"][step]
+        assert told["loss"] == pytest.approx(metrics["loss"], rel=1e-5)
+        # The norm shows how far the parameters are apart by now: sums in another order, and Adam's square roots.
+        assert told == pytest.approx(metrics, rel=1e-4)
 
 
 @pytest.mark.slow

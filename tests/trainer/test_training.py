@@ -76,7 +76,8 @@ class Mortal(kjv.CharGpt):
         self.made += 1
         if self.made == int(os.environ.get("DIE_IN_BATCH", 0)) and os.environ.get("RANK", "0") == "0":
             saving = Path(os.environ["LEDGER_SCRATCH"], "saving")
-            while any(saving.glob(os.environ["LEDGER_RUN"] + "-*/step-*")):  # what is under way is stored by a thread, sooner or later
+            # What is under way is stored by a thread, sooner or later.
+            while any(saving.glob(os.environ["LEDGER_RUN"] + "-*/step-*")):
                 time.sleep(0.01)
             launcher = [psutil.Process(os.getppid())] if "RANK" in os.environ else []
             for process in [*launcher, *(c for p in launcher for c in p.children() if c.pid != os.getpid())]:
