@@ -35,11 +35,11 @@ WAYS: Final = {
 def measure(bench: Bench) -> Table:
     """A row for each way; the segments of a row are timed with the device waited for."""
     width = bench.size(WIDTH, least=32) // 32 * 32
-    steps = bench.size(STEPS, least=4)
+    steps, batch = bench.size(STEPS, least=4), bench.size(BATCH)
     table = Table(
         "cuda",
         "Steps on a GPU",
-        f"A GPT of {LAYERS} layers, {width} wide, {BATCH} samples of {BLOCK} characters in a step, in bfloat16; "
+        f"A GPT of {LAYERS} layers, {width} wide, {batch} samples of {BLOCK} characters in a step, in bfloat16; "
         f"{steps} steps after {WARM_UP}. A fingerprint every {FINGERPRINT_EVERY} steps, waited for in the row's time.",
         (
             Quantity("step", "ms", "lower", compared=False),
@@ -54,7 +54,7 @@ def measure(bench: Bench) -> Table:
             home = bench.fresh("cuda")
             bench.say(f"cuda · {row} · round {number + 1}")
             try:
-                table.add(row, bench.run("cuda:timed", OURS, home, way=row, width=width, steps=steps))
+                table.add(row, bench.run("cuda:timed", OURS, home, way=row, width=width, steps=steps, batch=batch))
             except Unavailable as error:
                 table.samples.pop(row, None)
                 table.reasons[row] = str(error)
@@ -62,7 +62,7 @@ def measure(bench: Bench) -> Table:
     return table
 
 
-def timed(contestant: Contestant, home: Path, *, way: str, width: int, steps: int) -> dict[str, float]:
+def timed(contestant: Contestant, home: Path, *, way: str, width: int, steps: int, batch: int) -> dict[str, float]:
     """Median step of one way."""
     import torch
 
@@ -77,7 +77,7 @@ def timed(contestant: Contestant, home: Path, *, way: str, width: int, steps: in
         layers=LAYERS,
         heads=width // 32,
         width=width,
-        size=BATCH,
+        size=batch,
         block=BLOCK,
         precision="bfloat16",
     )
@@ -85,10 +85,10 @@ def timed(contestant: Contestant, home: Path, *, way: str, width: int, steps: in
     run: Any = ledger.start_run() if recorded else None
     seconds = []
     for step in range(1, WARM_UP + steps + 1):
-        batch = feed.train(step)
+        samples = feed.train(step)
         _finish(engine)
         began = time.perf_counter()
-        measured = engine.step(batch)
+        measured = engine.step(samples)
         if run:
             run.log(measured, step=step)
         if every and step % every == 0:
@@ -101,7 +101,7 @@ def timed(contestant: Contestant, home: Path, *, way: str, width: int, steps: in
     # The mean where something happens at every so manieth step, which a median would not see.
     step_s = sum(seconds[WARM_UP:]) / steps if every else median(seconds[WARM_UP:])
     memory = torch.cuda.max_memory_allocated() / 1e6 if engine.device.type == "cuda" else 0.0
-    return {"step": step_s * 1e3, "characters/s": BATCH * BLOCK / step_s, "memory": memory}
+    return {"step": step_s * 1e3, "characters/s": batch * BLOCK / step_s, "memory": memory}
 
 
 def _finish(engine: Any) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STEPS: Final = 60
 WIDTH: Final = 768
+BATCH: Final = 16
 ENGINES: Final = {
     "torch": ("engine.name=torch",),
     "DeepSpeed ZeRO 1": ("engine.name=deepspeed", "engine.options.zero=1"),
@@ -36,8 +37,6 @@ uri = "file:kjv.txt"
 n_layer = 12
 n_head = 12
 block_size = 256
-[batch]
-size = 16
 [log]
 every = 1
 [engine]
@@ -48,6 +47,7 @@ precision = "bfloat16"
 def measure(bench: Bench) -> Table:
     """A row for each engine; 1 is yes."""
     steps, width = bench.size(STEPS, least=12), bench.size(WIDTH, least=48) // 48 * 48
+    batch = bench.size(BATCH)
     table = Table(
         "exact",
         "Killed, resumed and replayed on a GPU",
@@ -61,24 +61,29 @@ def measure(bench: Bench) -> Table:
     )
     for row, overrides in ENGINES.items():
         home = bench.fresh("exact")
+        sizes = (
+            f"steps={steps}",
+            f"task_options.n_embd={width}",
+            f"batch.size={batch}",
+            f"checkpoint.every={steps // 4}",
+        )
         bench.say(f"exact · {row}")
         try:
-            table.add(row, bench.run("exact:tried", OURS, home, overrides=overrides, steps=steps, width=width))
+            table.add(row, bench.run("exact:tried", OURS, home, overrides=[*overrides, *sizes]))
         except Unavailable as error:
             table.reasons[row] = str(error)
         bench.remove(home)
     return table
 
 
-def tried(contestant: Contestant, home: Path, *, overrides: list[str], steps: int, width: int) -> dict[str, float]:
+def tried(contestant: Contestant, home: Path, *, overrides: list[str]) -> dict[str, float]:
     """Train, train and kill, resume, replay."""
     import ledger
     from ledger_trainer.tasks import kjv
 
     kjv.write_text(Path("kjv.txt"))
     Path("recipe.toml").write_text(RECIPE)
-    sizes = (f"steps={steps}", f"task_options.n_embd={width}", f"checkpoint.every={steps // 4}")
-    train = ["train", "recipe.toml", *overrides, *sizes]
+    train = ["train", "recipe.toml", *overrides]
     _ledger(*train)
     _kill_after_a_checkpoint(train)
     _ledger("resume", "run-2")
@@ -96,8 +101,8 @@ def tried(contestant: Contestant, home: Path, *, overrides: list[str], steps: in
 
 def _seconds(rows: list[dict[str, Any]]) -> float:
     """GPU seconds of all runs; those of the CPU where there is no GPU, in a trial."""
-    gpu = sum(row["gpu_hours"]["total"] for row in rows)
-    return float(gpu or sum(row["cpu_hours"]["total"] for row in rows)) * 3600
+    gpu, cpu = (sum(row[kind]["hours"] for row in rows) for kind in ("gpu", "cpu"))
+    return float(gpu or cpu) * 3600
 
 
 def _kill_after_a_checkpoint(words: list[str]) -> None:
