@@ -66,10 +66,10 @@ ENGINES = {
     "ddp-tensor": Laid("ddp", 4, (("data", 2), ("tensor", 2)), elsewhere=2),
     "ddp-pipeline": Laid("ddp", 4, (("data", 2), ("pipeline", 2)), elsewhere=2),
     "fsdp-pipeline": Laid("fsdp", 4, (("shard", 2), ("pipeline", 2)), elsewhere=1),
-    "zero-0": Laid("deepspeed", 2, options=("engine.options.zero=0",), elsewhere=4),
-    "zero-1": Laid("deepspeed", 2, options=("engine.options.zero=1",), elsewhere=4),
-    "zero-2": Laid("deepspeed", 2, options=("engine.options.zero=2",), elsewhere=4),
-    "zero-3": Laid("deepspeed", 2, options=("engine.options.zero=3",), elsewhere=4),
+    "zero-0": Laid("deepspeed", 2, options=("engine.options.zero=0",), elsewhere=1),
+    "zero-1": Laid("deepspeed", 2, options=("engine.options.zero=1",), elsewhere=1),
+    "zero-2": Laid("deepspeed", 2, options=("engine.options.zero=2",), elsewhere=1),
+    "zero-3": Laid("deepspeed", 2, options=("engine.options.zero=3",), elsewhere=1),
     "deepspeed-pipeline": Laid("deepspeed", 2, (("pipeline", 2),)),
 }
 
