@@ -31,7 +31,12 @@ A message says what is wrong and why; ``mend`` says what the reader can do about
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SHOWN: Final = 5
 
 
 class LedgerError(Exception):
@@ -177,3 +182,9 @@ class CommandFailed(LedgerError):
     """The recorded or replayed command ended with a failure of its own; its exit code is in the event."""
 
     exit_code = 5
+
+
+def some(what: str, names: Sequence[str]) -> str:
+    """``what`` and the first few of ``names``, and how many more there are: for a message that stays readable."""
+    more = len(names) - _SHOWN
+    return f"{what} {', '.join(names[:_SHOWN])}" + (f" and {more} more" if more > 0 else "")

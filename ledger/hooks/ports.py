@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ledger.codec import Recorded
     from ledger.events import DataCommit, Stored, World
+    from ledger.hooks.pages import Adaptation, Page
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,36 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Mirror(Protocol):
-    """Another tracker that is kept up to date from the log, at least once, never by the training process."""
+    """Another tracker that is kept up to date from the log, by a process of its own, never by the one that trains.
+
+    Making one connects to nothing and imports no client. For each run: ``deliver`` … ``deliver``, batches of that
+    one run's events in the order of the log; ``shows`` when somebody asks whether the tracker equals the log;
+    ``close`` at the end. One process at a time delivers a run; a process that died is followed by another with a new
+    mirror, which may be given again what the last one was given since the cursor was last moved.
+    """
 
     name: str
+    """What ``ledger mirror --to`` calls it."""
+    target: str
+    """Where it delivers to, without credentials: another target is caught up from the beginning."""
 
     def deliver(self, batch: Sequence[Recorded]) -> None:
-        """Bring events, in log order, to the tracker; an event_id that arrived before must change nothing.
+        """Bring events to the tracker; when it returns, the tracker has them for good.
 
-        An exception means that none of the batch counts as delivered: it will come again.
+        Events that arrived before, whole or in part, change nothing that the tracker shows. What the tracker refuses
+        for good is adapted, never left out in silence. An exception means that none of the batch counts as
+        delivered: it will come again. Raises ``Unavailable`` where the tracker cannot be had now, ``Conflict`` where
+        it has another run under this run's name.
         """
+
+    def adapt(self, page: Page) -> tuple[Page, Sequence[Adaptation]]:
+        """What the tracker is to show for a page, and what was adapted to its limits, by documented rules.
+
+        Pure, and the same for a whole page as for its parts: what two pages come to, added, is what their sum comes to.
+        """
+
+    def shows(self, run_id: str) -> Page | None:
+        """What the tracker shows of the run with this UUID, read back from it; None where it has no such run."""
 
     def close(self) -> None:
         """Flush and let go."""

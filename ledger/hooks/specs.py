@@ -60,7 +60,7 @@ def launch_command(plan: Launch, world: World) -> Sequence[str] | None:
 
 @hookspec
 def open_mirrors(settings: Settings) -> Sequence[Mirror]:
-    """Mirrors that the settings ask of this plugin. Raising turns off this plugin's mirrors only, with a warning."""
+    """The mirrors that this plugin has, none of them connected. Raising turns off these only, with a warning."""
     raise NotImplementedError
 
 

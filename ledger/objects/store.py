@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
-from uuid import uuid4
 
 from ledger.errors import (
     DataUnavailable,
     DigestMismatch,
     ObjectNotFound,
     StoreUnavailable,
-    Unavailable,
     UsageError,
 )
+from ledger.files import appearing
 from ledger.objects.hashing import Hasher
 from ledger.objects.manifest import BEGINNING, SINGLE_FILE, Entry, Manifest
 from ledger.objects.places import open_place
@@ -114,7 +112,7 @@ class ObjectStore:
 
         Raises ``ObjectNotFound`` and ``DigestMismatch``, naming the object.
         """
-        with _appearing(dest) as temporary:
+        with appearing(dest) as temporary:
             self._copy(digest, str(temporary), "file")
 
     def get_manifest(self, digest: str) -> Manifest:
@@ -160,7 +158,7 @@ class ObjectStore:
         """
         if os.path.lexists(dest):
             raise UsageError(f"{dest} exists already", mend="name a path that does not")
-        with _appearing(dest) as temporary:
+        with appearing(dest) as temporary:
             if [entry.path for entry in manifest.entries] == [SINGLE_FILE]:
                 self._copy(manifest.entries[0].digest, str(temporary), manifest.entries[0].mode)
             else:
@@ -303,19 +301,3 @@ def _source(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataUnavailable(f"cannot read {path}: {error.strerror}") from error
-
-
-@contextmanager
-def _appearing(dest: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes ``dest`` if all goes well, and is removed if not."""
-    temporary = dest.with_name(f".{uuid4().hex}.partial")
-    try:
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.rename(dest)
-    except OSError as error:
-        raise Unavailable(f"cannot write {dest}: {error.strerror}", mend="check permissions and space there") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from uuid import uuid4
 
 import orjson
 
 from ledger import Entry, Manifest, __version__
 from ledger.codec import canonical_json
-from ledger.errors import DataUnavailable, IntegrityError, ObjectNotFound, Unavailable, UsageError
+from ledger.errors import DataUnavailable, IntegrityError, ObjectNotFound, Unavailable, UsageError, some
 from ledger.events import DataCommit
+from ledger.files import appearing
 from ledger.hooks.ports import Availability
 from ledger_lakefs.access import find_access
 from ledger_lakefs.kept import Digests, Kept, write
@@ -110,14 +108,14 @@ class LakefsSource:
         found = self._list(place)
         pinned = self._pinned(commit)
         digests = {entry.path: entry.digest for entry in pinned.entries} if pinned else {}
-        with _appearing(dest) as root:
+        with appearing(dest) as root:
             manifest = _manifest(found, list(self._each(partial(self._place, place, root, digests), _files(found))))
             for entry in manifest.entries:
                 if entry.mode == "directory":
                     (root / entry.path).mkdir(parents=True)
             if manifest.digest != commit.digest:
                 raise DataUnavailable(
-                    _some(f"{place} is no longer what was pinned:", pinned.changes(manifest))
+                    some(f"{place} is no longer what was pinned:", pinned.changes(manifest))
                     if pinned
                     else f"{place} is no longer what was pinned; its manifest is gone, so what changed cannot be named",
                     mend="somebody changed the data behind lakeFS: put them back, or start a new run on what is there",
@@ -138,7 +136,7 @@ class LakefsSource:
             found = self._list(place)
             changes = self._changes(commit, found)
             if changes:
-                return Availability(False, _some(f"{place} is no longer what was pinned:", changes))
+                return Availability(False, some(f"{place} is no longer what was pinned:", changes))
             probed = [each for each in _files(found) if each.bytes]
             probed = probed[:: max(1, len(probed) // _PROBES)][:_PROBES]
             for _ in self._each(lambda each: self._lake.read(place, each, 0, 1), probed):
@@ -245,25 +243,3 @@ def _manifest(found: Sequence[Object], digests: Sequence[str]) -> Manifest:
             names.add(folder)
             entries.append(Entry(folder, _EMPTY, 0, "directory"))
     return Manifest.of(entries)
-
-
-@contextmanager
-def _appearing(dest: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes ``dest`` if all goes well, and is removed if not."""
-    temporary = dest.with_name(f".{uuid4().hex}.partial")
-    try:
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.rename(dest)
-    except OSError as error:
-        raise Unavailable(f"cannot write {dest}: {error.strerror}", mend="check permissions and space there") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _some(what: str, names: list[str]) -> str:
-    """``what`` and the first few of ``names``, and how many more there are."""
-    more = len(names) - _SHOWN
-    return f"{what} {', '.join(names[:_SHOWN])}" + (f" and {more} more" if more > 0 else "")

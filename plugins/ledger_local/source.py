@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from ledger import Hasher, __version__
-from ledger.errors import DataUnavailable, DigestMismatch, ObjectNotFound, UsageError
+from ledger.errors import DataUnavailable, DigestMismatch, ObjectNotFound, UsageError, some
 from ledger.events import DataCommit
 from ledger.hooks.ports import Availability
 from ledger.hooks.uris import local_path
@@ -24,7 +24,6 @@ from ledger.hooks.uris import local_path
 if TYPE_CHECKING:
     from ledger import Manifest, ObjectStore, Settings
 
-_SHOWN: Final = 5
 _SNAPSHOT: Final = {"yes": True, "no": False}
 
 
@@ -117,7 +116,7 @@ class LocalSource:
             gone = self._objects.missing(self._objects.get_manifest(commit.digest))
         except ObjectNotFound:
             return "the snapshot's manifest is gone"
-        return _some("missing from the snapshot:", [entry.path for entry in gone]) if gone else None
+        return some("missing from the snapshot:", [entry.path for entry in gone]) if gone else None
 
     def _verify(self, commit: DataCommit) -> None:
         """Raise ``DataUnavailable``, naming what changed, unless the original place holds what was pinned."""
@@ -135,7 +134,7 @@ class LocalSource:
             changes = self._objects.get_manifest(commit.digest).changes(now)
         except ObjectNotFound:
             changes = ["content that cannot be named, for the manifest of the pin is gone"]
-        message = _some(f"{commit.path} is no longer what was pinned:", changes)
+        message = some(f"{commit.path} is no longer what was pinned:", changes)
         raise DataUnavailable(f"{message} ({gap})" if gap else message, mend=mend)
 
 
@@ -163,9 +162,3 @@ def _own_places(settings: Settings) -> tuple[Path, ...]:
         in_its_folder = database.parent.name == ".ledger"
         places += [database.parent] if in_its_folder else [Path(f"{database}{s}") for s in ("", "-wal", "-shm")]
     return tuple(place.resolve() for place in places if place is not None)
-
-
-def _some(what: str, names: list[str]) -> str:
-    """``what`` and the first few of ``names``, and how many more there are."""
-    more = len(names) - _SHOWN
-    return f"{what} {', '.join(names[:_SHOWN])}" + (f" and {more} more" if more > 0 else "")
