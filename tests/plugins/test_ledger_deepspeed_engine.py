@@ -157,6 +157,22 @@ def test_it_goes_on_with_more_and_with_fewer_processes(tmp_path: Path, layout: L
     assert [path.name for path in (tmp_path / "straight").iterdir() if "universal" in path.name] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_buckets_that_fit_the_model_change_no_bit(tmp_path: Path, zero: int) -> None:
+    size = 50_000_000
+    own = tmp_path / "large.json"
+    own.write_text(json.dumps({"zero_optimization": {"reduce_bucket_size": size, "allgather_bucket_size": size}}))
+    fitting = train(tmp_path / "fitting", Layout(zero), steps=HALF)
+    large = train(tmp_path / "large", Layout(zero), steps=HALF, options={"zero": zero, "config": str(own)})
+
+    def bucket(told: dict[str, Any]) -> int:
+        return int(told["topology"]["deepspeed"]["settings"]["zero_optimization"]["reduce_bucket_size"])
+
+    assert bucket(fitting) < bucket(large) == size
+    assert (large["metrics"], large["digests"]) == (fitting["metrics"], fitting["digests"])
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     alone = Layout(0, processes=1)
     train(tmp_path / "saved", alone, steps=1, save=[1])
