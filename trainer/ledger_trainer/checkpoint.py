@@ -12,6 +12,7 @@ Every ``.pt`` file is read with ``weights_only``: a checkpoint cannot run code.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -103,8 +104,9 @@ def holds() -> tuple[str, ...]:
 
 def save_state(state: Any, path: Path) -> None:
     """Write a tree of tensors and plain values; equal trees give equal bytes."""
-    with path.open("wb") as file:  # given a path, torch would write its name into the file
-        torch.save(canonical(state), file)
+    content = io.BytesIO()  # given a path, torch would write its name into the file; of a full disk it tells nothing
+    torch.save(canonical(state), content)
+    path.write_bytes(content.getbuffer())
 
 
 def load_safely(path: Path) -> Any:
