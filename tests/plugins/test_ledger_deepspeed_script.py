@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def desk(tmp_path: Path) -> Desk:
     for language, name in {"python": "train.py", "json": "ds.json"}.items():
         (shown,) = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
         (tmp_path / name).write_text(shown)
+    # DeepSpeed makes buckets of 2 GB in every step, unless it is told of smaller ones.
+    settings = json.loads((tmp_path / "ds.json").read_text())
+    settings["zero_optimization"] |= {"reduce_bucket_size": 10_000, "allgather_bucket_size": 10_000}
+    (tmp_path / "ds.json").write_text(json.dumps(settings))
     desk.write(__gitignore=".ledger\nout\n")
     desk.commit()
     return desk
@@ -46,7 +51,7 @@ def test_a_script_is_recorded_by_one_line_and_replays_identically(desk: Desk) ->
     (topology,) = (found["topology"] for found in facts(desk, "environment.captured") if found["topology"])
     assert topology["mesh"] == {"pipeline": 1, "data": 2}
     assert [rank["coordinates"]["data"] for rank in topology["ranks"]] == [0, 1]
-    assert topology["deepspeed"]["settings"]["zero_optimization"] == {"stage": 2}
+    assert topology["deepspeed"]["settings"]["zero_optimization"]["stage"] == 2
 
     compared = desk.ledger("replay", "run-1").out
     assert "identical" in compared
