@@ -6,7 +6,7 @@ BENCH := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test slow faults lint bench bench-gpu clean
+.PHONY: demo test slow faults lint docs bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done  ## record, kill, resume, replay: the whole story on a small GPT
@@ -26,6 +26,9 @@ lint: $(VENV)/test.done  ## types, style, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/test.done  ## what docs/plugins.md says of each hook, from the hooks themselves
+	$(BIN)/python -m tests.meta.hooks_reference
 
 bench: $(BENCH)/bench.done  ## Ledger beside other tools; make bench ARGS=--help tells how to ask for less
 	$(BENCH)/bin/python -m tests.benchmarks $(ARGS)

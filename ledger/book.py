@@ -6,19 +6,19 @@ import os
 import socket
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ledger import __version__
 from ledger.codec import Codec, Metadata
-from ledger.errors import LedgerError, NotFound, RunNotFound
+from ledger.errors import LedgerError, RunNotFound
 from ledger.hooks.ports import Probing
 from ledger.settings import FOLDER, Settings, find_settings
 from ledger.store import open_store
 from ledger.store.base import ANY, run_id, run_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from ledger.codec import Draft, Recorded
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from ledger.journal.carry import Recovered
     from ledger.objects import Hasher, ObjectStore
     from ledger.read.catalogue import Catalogue, RunSummary
+    from ledger.read.contents import Progress
     from ledger.read.gpu_hours import By, DeviceHours
-    from ledger.read.lineage import Origin
+    from ledger.read.lineage import Ancestry, Impact, Origin, Use
     from ledger.read.state import RunState
+    from ledger.read.tracing import Tracer
     from ledger.store.base import JournalSpan
     from ledger.store.projections.query import Unended
 
 HOST: Final = socket.gethostname()
-_SHORTEST: Final = 8
-"""Characters of a digest that say which one is meant."""
 
 
 class Book:
@@ -101,6 +101,28 @@ class Book:
             state.status = "interrupted"
         return state
 
+    def follow(self, run: str, *, after: int = -1, poll: float = 0.1) -> Iterator[Recorded | None]:
+        """Events of the run with this UUID above position ``after`` and those to come; None whenever it has caught up.
+
+        Ends when the latest attempt has, or when its process is dead. ``poll`` is that of ``EventStore.subscribe``.
+        """
+        from ledger.read.life import LIFE, life_of
+
+        stream, start = run_stream(run), 0
+        if after >= 0:
+            start = next(self.store.read(stream, after=after - 1, limit=1)).global_position
+        life = life_of(each for each in self.store.read(stream, types=LIFE) if each.position <= after)
+        for each in self.store.subscribe(after=start, stream=stream, poll=poll):
+            yield each
+            if each is not None:
+                life.see(each)
+            elif life.over:
+                return
+            elif life.process is not None and not self.lives(run, life.process):
+                # Once more: the last events may have come between the look at the log and this one.
+                self.recover()
+                life.over = True
+
     def runs(self, *, where: str | None = None, sort: str | None = None, limit: int | None = None) -> list[RunSummary]:
         """Runs with the last value of each of their metrics, filtered and sorted as `ledger ls` does it.
 
@@ -146,23 +168,40 @@ class Book:
         """The name of each run by its UUID, in the order in which they started."""
         return {run_id(stream): name for stream, name in self.store.projections.run_names().items()}
 
-    def origins(self, target: str | Path) -> list[Origin]:
-        """The runs that produced ``target``: a checkpoint directory, a file of one, or a digest (8 characters or more).
+    def origins(self, target: str | Path, progress: Progress | None = None) -> list[Origin]:
+        """The checkpoints and artifacts that ``target`` is: a directory, a file, or a digest of 8 characters or more.
 
-        Originals come before replays, which write the same bytes. Raises ``NotFound`` where no checkpoint in this
-        ledger has that content.
+        Originals come before replays, which write the same bytes. Raises ``NotFound`` where nothing that a run of this
+        ledger wrote has that content.
         """
-        from ledger.read.lineage import origin
+        from ledger.read.targets import find_origins
 
-        path = Path(target)
-        digests = self._digests(path) if path.exists() else [str(target)]
-        found = self.store.projections.checkpoints([digest for digest in digests if len(digest) >= _SHORTEST])
-        if not found:
-            raise NotFound(
-                f"no run of this ledger wrote {target} (digest {digests[-1][:12]}…)",
-                mend="it was made elsewhere, or altered since: even one changed byte makes another digest",
-            )
-        return [origin(match, *self.store.read_all(after=match.position - 1, limit=1)) for match in found]
+        return find_origins(self._tracer(progress), self.hasher, target)
+
+    def uses(self, target: str | Path, progress: Progress | None = None) -> list[Use]:
+        """The data that runs read and that ``target``, as in :meth:`origins`, is, or is a file of; none where none."""
+        from ledger.read.targets import find_uses
+
+        return find_uses(self._tracer(progress), self.hasher, target)
+
+    def ancestry(self, reference: str, progress: Progress | None = None) -> Ancestry:
+        """A run, and through the checkpoints and artifacts that its data hold all the runs that it goes back to."""
+        return self._tracer(progress).ancestry(self.find(reference), self.run)
+
+    def impact(self, target: str, progress: Progress | None = None) -> Impact:
+        """Every run that some data went into, also through checkpoints and artifacts of such runs.
+
+        ``target`` is a URI (any version of it), a commit, a digest of 8 characters or more, or a path: a directory
+        means the data that are all of it or, without such, those that hold a file of it. Raises ``NotFound``.
+        """
+        from ledger.read.targets import find_impact
+
+        return find_impact(self._tracer(progress), self.hasher, target)
+
+    def _tracer(self, progress: Progress | None) -> Tracer:
+        from ledger.read.tracing import Tracer
+
+        return Tracer(self.store, self.objects, progress)
 
     def lives(self, run: str, process: Process) -> bool:
         """Whether the writer of a run without an end lives.
@@ -270,11 +309,6 @@ class Book:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _digests(self, path: Path) -> list[str]:
-        """Digests that content on disk may be known under: of a file it may be that of the file alone."""
-        manifest = self.hasher.tree(path)
-        return [manifest.digest] + ([manifest.entries[0].digest] if path.is_file() else [])
 
 
 def open_ledger(url: str | None = None, *, settings: Settings | None = None, plugins: Plugins | None = None) -> Book:

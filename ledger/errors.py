@@ -15,10 +15,12 @@
     │   │   └── StoreDamaged         1 from `ledger verify`, which was to find out
     │   ├── DataUnavailable
     │   ├── PluginUnavailable
+    │   │   └── MirrorFailed
     │   └── CheckpointUnavailable
     ├── Conflict                     4  somebody else was first
     │   ├── ConcurrentAppend
     │   ├── FencedAttempt
+    │   ├── CursorHeld
     │   └── JournalMoved
     ├── NotReplayable                4  decided before a device-hour is spent
     │   └── ReplayRefused
@@ -101,6 +103,10 @@ class PluginUnavailable(Unavailable):
     """A plugin that is needed is not installed, or is broken."""
 
 
+class MirrorFailed(PluginUnavailable):
+    """A mirror's code failed at one run; with another run it may not."""
+
+
 class CheckpointUnavailable(Unavailable):
     """No whole checkpoint can be had."""
 
@@ -133,6 +139,17 @@ class FencedAttempt(Conflict):
         self.stream = stream
         self.attempt = attempt
         self.current = current
+
+
+class CursorHeld(Conflict):
+    """Another process delivers this run to that tracker at this moment."""
+
+    def __init__(self, stream: str, mirror: str, holder: str) -> None:
+        super().__init__(
+            f"{holder} delivers {stream} to {mirror} at this moment",
+            mend="let it finish, or stop it: what it was at is delivered by whoever comes next",
+        )
+        self.holder = holder
 
 
 class JournalMoved(Conflict):

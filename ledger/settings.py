@@ -61,6 +61,8 @@ class Settings:
     Local to a host, unless a training runs on several: all of them must see one and the same, for there the parts of
     a checkpoint are put together.
     """
+    base: Path = field(default_factory=Path.cwd)
+    """Directory that relative paths in ``plugin_settings`` start from: that of ledger.toml."""
     project: str | None = None
     user: str | None = None
     code_limit_mb: int = 200
@@ -69,6 +71,8 @@ class Settings:
     """Third-party plugins to load by name; None loads all that are installed."""
     plugin_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The tables ``[plugin.NAME]`` of ledger.toml."""
+    mirrors: tuple[str, ...] = ()
+    """Mirrors that each run is delivered to while it trains, by name."""
     prices: Prices = field(default_factory=Prices)
 
     @property
@@ -124,12 +128,14 @@ def find_settings(
         url=log,
         objects=objects or (home / "objects").as_uri(),
         checkpoints=checkpoints or (home / "checkpoints").as_uri(),
-        scratch=Path(scratch) if scratch else home / "scratch",
+        scratch=start / scratch if scratch else home / "scratch",
+        base=base,
         project=ledger.get("project"),
         user=environ.get("LEDGER_USER") or environ.get("USER") or environ.get("LOGNAME"),
         code_limit_mb=table.get("capture", {}).get("code_limit_mb", Settings.code_limit_mb),
         plugins=None if names is None else tuple(n.strip() for n in names.split(",") if n.strip()),
         plugin_settings=table.get("plugin", {}),
+        mirrors=tuple(ledger.get("mirrors", ())),
         prices=_prices(table.get("prices", {})),
     )
 
@@ -161,7 +167,7 @@ def _absolute(url: str | None, base: Path) -> str | None:
 
 _CURRENCY: Final = "currency"
 _KEYS: Final[dict[str, dict[str, type]]] = {
-    "ledger": {"url": str, "objects": str, "checkpoints": str, "project": str},
+    "ledger": {"url": str, "objects": str, "checkpoints": str, "project": str, "mirrors": list},
     "capture": {"code_limit_mb": int},
 }
 
@@ -188,6 +194,10 @@ def _read(file: Path) -> dict[str, Any]:
             if key not in known:
                 raise InvalidSettings(
                     f"{file}: {section}.{key} is not a setting", mend=f"settings of [{section}] are {', '.join(known)}"
+                )
+            if known[key] is list and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+                raise InvalidSettings(
+                    f"{file}: {section}.{key} is {value!r}, not a list of names", mend=f'for example {key} = ["jsonl"]'
                 )
             if type(value) is not known[key]:
                 raise InvalidSettings(f"{file}: {section}.{key} is {value!r}, not {known[key].__name__}")

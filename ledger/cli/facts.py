@@ -8,6 +8,7 @@ from ledger.cli.render import between
 
 if TYPE_CHECKING:
     from ledger.events import CheckpointWritten
+    from ledger.read.lineage import Descent, Origin, Use
     from ledger.read.state import Attempt, RunState
     from ledger.store.projections.measured import Measured
 
@@ -54,6 +55,39 @@ def run_facts(state: RunState) -> dict[str, Any]:
 def checkpoint_facts(written: CheckpointWritten) -> dict[str, Any]:
     """One checkpoint, with what it holds and where it lies."""
     return written.model_dump(mode="json")
+
+
+def origin_facts(origin: Origin) -> dict[str, Any]:
+    """A checkpoint or an artifact, and the run that wrote it."""
+    checkpoint = origin.checkpoint
+    return {
+        "run": origin.run,
+        "run_id": origin.run_id,
+        "checkpoint": checkpoint.name if checkpoint else None,
+        "step": checkpoint.step if checkpoint else None,
+        "artifact": None if checkpoint else origin.name,
+        "digest": origin.written.digest,
+        "file": origin.file,
+        "written_at": origin.recorded_at,
+    }
+
+
+def use_facts(use: Use) -> dict[str, Any]:
+    """Data that a run read; without ``files`` all of them are meant."""
+    return {
+        "run": use.run,
+        "run_id": use.run_id,
+        "data": use.data.name,
+        "uri": use.data.uri,
+        "commit": use.data.commit,
+        "digest": use.data.digest,
+        "files": use.files,
+    }
+
+
+def descent_facts(descent: Descent) -> dict[str, Any]:
+    """Data of a run that another run wrote."""
+    return {**use_facts(descent.use), "from": origin_facts(descent.origin)}
 
 
 def attempt_status(state: RunState, attempt: Attempt) -> str:

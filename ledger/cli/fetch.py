@@ -48,15 +48,12 @@ def fetch(session: Session, run: str, which: str, dest: Path) -> None:
 
 def _choose(state: RunState, which: str) -> CheckpointWritten:
     """The checkpoint that is meant. Raises ``NotFound``, naming those that there are."""
+    from ledger.read.lineage import checkpoint_named
+
     kept = state.checkpoints
     if not kept:
         raise CheckpointUnavailable(f"{state.name} has no checkpoints", mend="it stored none, or they were deleted")
-    if which == "last":
-        return kept[-1]
-    if which == "best":
-        found = next((c for c in reversed(kept) if c.best), None)
-    else:
-        found = next((c for c in reversed(kept) if _named(c, which)), None)
+    found = checkpoint_named(kept, which)
     if found is None:
         known = ", ".join(dict.fromkeys(render.number(c.step) for c in kept))
         raise NotFound(
@@ -64,12 +61,3 @@ def _choose(state: RunState, which: str) -> CheckpointWritten:
             mend=f"it has `last` and the steps {known}; see `ledger checkpoints`",
         )
     return found
-
-
-def _named(written: CheckpointWritten, which: str) -> bool:
-    if which == written.name:
-        return True
-    try:
-        return written.step == float(which)
-    except ValueError:
-        return False

@@ -72,9 +72,7 @@ class Commands(click.Group):
         standalone = extra.pop("standalone_mode", True)
         if not standalone:
             return super().main(args, NAME, standalone_mode=False, **extra)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A file name need not be UTF-8, nor the terminal: what cannot be said is spelled out, no reason to fail.
-            sys.stdout.reconfigure(errors="backslashreplace")
+        _keep_stdout_for_data()
         try:
             code = super().main(args, NAME, standalone_mode=False, **extra)
         except click.ClickException as error:
@@ -100,6 +98,23 @@ class _NoSuchCommand(click.UsageError):
     def __init__(self, message: str, possibilities: list[str], ctx: click.Context) -> None:
         super().__init__(message, ctx)
         self.possibilities = possibilities
+
+
+def _keep_stdout_for_data() -> None:
+    """Let what a plugin's libraries and child processes write to descriptor 1 come out where talk does."""
+    out = sys.stdout
+    if not isinstance(out, io.TextIOWrapper):
+        return
+    # A file name need not be UTF-8, nor the terminal: what cannot be said is spelled out, no reason to fail.
+    out.reconfigure(errors="backslashreplace")
+    if out is not sys.__stdout__ or out.fileno() != 1 or not isinstance(sys.stderr, io.TextIOWrapper):
+        return
+    data = os.fdopen(os.dup(1), "wb", buffering=0 if out.write_through else -1)
+    os.dup2(sys.stderr.fileno(), 1)
+    sys.stdout = io.TextIOWrapper(
+        data, out.encoding, out.errors, line_buffering=out.line_buffering, write_through=out.write_through
+    )
+    sys.__stdout__ = sys.stdout  # type: ignore[misc]  # where the size of the terminal is asked for
 
 
 def _report(error: Exception, *, debug: bool) -> int:

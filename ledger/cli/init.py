@@ -20,6 +20,7 @@ _TOML: Final = """\
 # objects = ".ledger/objects"          # code, consoles, data snapshots: a path or any fsspec URL
 # checkpoints = ".ledger/checkpoints"  # a path, or any URL that a plugin stores checkpoints at
 # project = "my-project"               # stands in every run
+# mirrors = ["jsonl"]                  # other trackers that every run is brought to while it trains
 
 [capture]
 # code_limit_mb = 200                  # largest working tree that is captured, in MB

@@ -34,7 +34,9 @@ def log(session: Session, run: str, follow: bool) -> None:
 
     with session.reading() as book:
         run_id = find_run(book, run)
-        for recorded in _tail(book, run_id) if follow else _recorded(book, run_id):
+        for recorded in book.follow(run_id) if follow else _recorded(book, run_id):
+            if recorded is None:
+                continue
             if session.json:
                 render.json_line(_facts(recorded))
             else:
@@ -45,29 +47,6 @@ def _recorded(book: Book, run_id: str) -> Iterator[Recorded]:
     from ledger.store.base import run_stream
 
     return book.store.read(run_stream(run_id))
-
-
-def _tail(book: Book, run_id: str) -> Iterator[Recorded]:
-    """The events so far and those to come, until the latest attempt has ended or its process is dead."""
-    from ledger.events import RunCompleted, RunFailed, RunInterrupted, RunStarted, TrainingResumed
-    from ledger.store.base import run_stream
-
-    process, over = None, False
-    for recorded in book.store.subscribe(stream=run_stream(run_id)):
-        if recorded is None:
-            if over:
-                return
-            # Once more after that: the last events may have come between the look at the log and this one.
-            over = process is not None and not book.lives(run_id, process)
-            if over:
-                book.recover()
-            continue
-        yield recorded
-        match recorded.event:
-            case RunStarted() | TrainingResumed() as begun:
-                process, over = begun.process, False
-            case RunCompleted() | RunFailed() | RunInterrupted():
-                over = True
 
 
 def _gist(recorded: Recorded) -> str:

@@ -66,7 +66,8 @@ def command(
     return declare
 
 
-def _complete_run(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+def complete_run(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Names of runs that begin so, the latest first."""
     session = Session(ctx.params.get("ledger_url"))
     try:
         with session.reading() as book:
@@ -77,7 +78,7 @@ def _complete_run(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
 
 def run_argument(name: str = "run", **attributes: Any) -> Callable[[Function], Function]:
     """An argument that names a run, or several; the shell can complete it."""
-    return click.argument(name, metavar=attributes.pop("metavar", "RUN"), shell_complete=_complete_run, **attributes)
+    return click.argument(name, metavar=attributes.pop("metavar", "RUN"), shell_complete=complete_run, **attributes)
 
 
 tag_option = click.option("--tag", "tags", multiple=True, metavar="TAG", help="A word to find the run by; repeatable.")
@@ -85,4 +86,18 @@ no_snapshot_option = click.option(
     "--no-snapshot",
     is_flag=True,
     help="Only pin the data by their digests, keep no copy of them beside the ledger.",
+)
+
+
+def _message(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("a commit needs a message", ctx, parameter)
+    return value
+
+
+commit_option = click.option(
+    "--commit",
+    metavar="MESSAGE",
+    callback=_message,
+    help="First commit what is uncommitted in the data, where they have branches (lakefs:).",
 )

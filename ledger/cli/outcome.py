@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from ledger.cli import render
+from ledger.cli.behind import tell_of_mirrors
 
 if TYPE_CHECKING:
     from ledger.book import Book
@@ -44,6 +45,7 @@ def conclude(book: Book, outcome: Outcome) -> int:
         _next(state, outcome),
     ]
     render.talk(render.DOT.join(part for part in parts if part))
+    tell_of_mirrors(book, outcome.run_id)
     return _CODES[outcome.status]
 
 

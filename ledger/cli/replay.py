@@ -64,6 +64,7 @@ def replay(
 
     Ends with 0 for `identical` or within the tolerance, with 1 for `diverged`, with 4 for `not-replayable`.
     """
+    from ledger.cli.behind import tell_of_mirrors
     from ledger.cli.session import find_run
     from ledger.replay.part import Scope
 
@@ -78,6 +79,7 @@ def replay(
             return _rebuild(book, run_id, scope, to, session)
         compared = _replay(book, run_id, scope, tolerance, keep_going)
         names = book.names()
+        tell_of_mirrors(book, *filter(None, (compared.original, compared.replay)))
     if session.json:
         name = names.get(compared.replay) if compared.replay else None
         render.json_line({"run": names[compared.original], "replayed_as": name, **compared.model_dump(mode="json")})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ledger.cli.options import command, no_snapshot_option, tag_option
+from ledger.cli.options import command, commit_option, no_snapshot_option, tag_option
 from ledger.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 @click.option("--data", multiple=True, metavar="NAME=URI", help="Pin this data and record it; repeatable.")
 @click.option("--out", "outputs", multiple=True, metavar="PATH", help="Keep this file or directory; repeatable.")
 @click.option("--seed", type=int, metavar="N", help="The seed that the command uses, for the record.")
+@commit_option
 @no_snapshot_option
 @tag_option
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
@@ -34,6 +35,7 @@ def run(
     data: tuple[str, ...],
     outputs: tuple[str, ...],
     seed: int | None,
+    commit: str | None,
     no_snapshot: bool,
     tags: tuple[str, ...],
     words: tuple[str, ...],
@@ -58,6 +60,7 @@ def run(
         outputs=tuple(Path(path) for path in outputs),
         tags=tags,
         snapshot=not no_snapshot,
+        commit=commit,
     )
     with session.writing() as book:
         outcome = record_command(book, request, on_start=lambda started: announce_gaps(book, started))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ledger.cli import render
 from ledger.cli.options import command, run_argument
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 
     from ledger.book import Book
     from ledger.cli.session import Session
-    from ledger.events import ReplayCompared
+    from ledger.events import DataCommit, ReplayCompared
     from ledger.read.state import Attempt, RunState
     from ledger.store.projections.measured import Measured
 
 _TRACEBACK_LINES = 12
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
 @command("show", example="ledger show run-7\nledger show latest --json | jq .metrics", json="the run")
@@ -187,6 +189,13 @@ def _data(state: RunState) -> None:
         for name, d in state.data.items()
     ]
     render.table(columns, rows, indent=2)
+    render.fields([(f"{name}.{key}", told) for name, d in state.data.items() for key, told in _details(d).items()])
+
+
+def _details(commit: DataCommit) -> dict[str, str]:
+    """What the provider told of the commit, without digests of lists that are kept as objects."""
+    told = {key: str(value) for key, value in render.flat(commit.details).items() if value not in (None, {}, [])}
+    return {key: value for key, value in told.items() if not _DIGEST.fullmatch(value)}
 
 
 def _produced(state: RunState) -> None:

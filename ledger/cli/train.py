@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ledger.cli.launching import launch_options
-from ledger.cli.options import command, no_snapshot_option, tag_option
+from ledger.cli.options import command, commit_option, no_snapshot_option, tag_option
 from ledger.errors import LedgerError, PluginUnavailable
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class _Train(click.Command):
 @click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG.toml")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @launch_options
+@commit_option
 @no_snapshot_option
 @tag_option
 def train(
@@ -60,6 +61,7 @@ def train(
     config: Path,
     overrides: tuple[str, ...],
     asked: Asked,
+    commit: str | None,
     no_snapshot: bool,
     tags: tuple[str, ...],
 ) -> int:
@@ -102,6 +104,7 @@ def train(
         data=recipe.data,
         tags=tags,
         snapshot=not no_snapshot,
+        commit=commit,
     )
     with session.writing() as book:
         with Bar(recipe.steps) as bar:

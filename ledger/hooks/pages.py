@@ -83,15 +83,6 @@ class Adaptation:
     """What the tracker cannot do and what is shown in its place, as the mirror's documentation says it."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Something that a tracker shows otherwise than the log says, by the mirror's own rules."""
-
-    what: str
-    expected: str
-    shown: str
-
-
 def page_of(recorded: Recorded) -> Page:
     """What one event adds to its run's page; nothing for an event that no tracker has a place for."""
     event = recorded.event

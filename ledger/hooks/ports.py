@@ -58,6 +58,14 @@ class DataSource(Protocol):
         """Whether ``fetch`` would succeed, without moving the data."""
 
 
+@runtime_checkable
+class Committing(Protocol):
+    """A source over data that can be changed without being committed. Optional."""
+
+    def commit(self, uri: str, message: str) -> None:
+        """Commit what is uncommitted at ``uri``, for the ``pin`` that follows; where there is nothing, do nothing."""
+
+
 @dataclass(frozen=True)
 class Garbage:
     """Something in a store that nothing refers to."""
@@ -174,6 +182,14 @@ class Mirror(Protocol):
         """Flush and let go."""
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """A mirror of a tracker that may make it adapt what no page tells beforehand: what it refuses. Optional."""
+
+    def noted(self, run_id: str) -> Sequence[Adaptation]:
+        """What was adapted so while it was delivered, read back from the tracker; nothing of a run it does not have."""
+
+
 @dataclass(frozen=True)
 class RecipeKey:
     """One key of a recipe, for ``ledger train --help``."""
@@ -218,6 +234,12 @@ class Trainer(Protocol):
 
     def samples(self, config: Mapping[str, Any], data: Mapping[str, Path], step: int) -> list[list[int]]:
         """Identifiers of the training samples that each rank read for ``step``, from the data fetched to ``data``."""
+
+    def readings(self, config: Mapping[str, Any], data: Mapping[str, Path], sample: int) -> list[tuple[int, int]]:
+        """The contrary of ``samples``: each step of the whole training that reads the sample, and the rank, in order.
+
+        Ranks that share their samples are all named. Empty for what is no training sample.
+        """
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from ledger.errors import UsageError
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _USER: Final = re.compile(r"(?<=://)[^/@]*@")
+_CONTAINER: Final = re.compile(r"abfss?://[^/@:?]+@", re.IGNORECASE)
+"""Azure's own way to write a container and its account: ``abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/``."""
 # As SQLAlchemy reads it: a password may hold a slash.
 _LOGIN: Final = re.compile(r"(?<=://)([^:/@]*):[^@]*@")
 
@@ -54,7 +56,7 @@ def local_path(uri: str) -> Path | None:
 
 def without_credentials(uri: str) -> str:
     """``uri`` without a user, password or query: fit to be recorded and printed."""
-    return _USER.sub("", uri).partition("?")[0]
+    return (uri if _CONTAINER.match(uri) else _USER.sub("", uri)).partition("?")[0]
 
 
 def without_password(url: str) -> str:

@@ -31,10 +31,11 @@ from ledger.record.capture.family import Speakers
 from ledger.record.capture.gpu_time import Meter
 from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secrets import Redactor
-from ledger.record.data import data_places, pin_data, place
+from ledger.record.data import commit_data, data_places, pin_data, place
 from ledger.record.facts import begin, capture, environment, new_run, resolved_config, written_artifact
 from ledger.record.fetched import discard_fetched, noted_attempt
 from ledger.record.heartbeat import Heartbeat
+from ledger.record.mirroring import require_mirrors, start_mirrors
 from ledger.record.supervise import Exit, supervise, undisturbed
 from ledger.record.world import node_rank
 from ledger.record.writer import Writer
@@ -72,6 +73,8 @@ class Request:
     tags: Sequence[str] = ()
     snapshot: bool = True
     """Whether local data is copied into the ledger's objects, not only pinned."""
+    commit: str | None = None
+    """A message: what is uncommitted in the data is committed with it before they are pinned."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,9 @@ def record_command(
         )
     if request.kind == "train":
         book.require_checkpoint_place()
+    require_mirrors(book)
+    if request.commit:
+        commit_data(book, request.data.values(), request.commit)
     data = [pin_data(book, name, _snapshot(uri, request.snapshot)) for name, uri in request.data.items()]
     places = data_places({each.name: place(book, each) for each in data})  # fetched before anything is on record
     run_id, name = new_run(book)
@@ -140,6 +146,7 @@ def record_command(
         exclude=[*local, *_inside(request)],
     )
     begin(book, started, run_id, *captured, *data, *([config] if config else []))
+    start_mirrors(book, run_id, follow=True)
     run = Started(run_id, name)
     if on_start:
         on_start(run)
@@ -180,6 +187,7 @@ def begin_replay(
     now = environment(book, interpreter, environ)
     facts: list[Event] = [code, now, *data, *([config] if config else [])]
     begin(book, started, run_id, *facts)
+    start_mirrors(book, run_id, follow=True)
     return Started(run_id, name)
 
 

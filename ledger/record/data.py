@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ledger.errors import DataUnavailable
+from ledger.errors import DataUnavailable, UsageError
 from ledger.events import DataCommitted
+from ledger.hooks.ports import Committing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ledger.book import Book
     from ledger.hooks.ports import DataSource
@@ -41,6 +42,22 @@ def pin_data(book: Book, name: str, uri: str, *, role: str | None = None) -> Dat
     return DataCommitted(
         **commit.model_dump(), name=name, role=role or name, provider=source.name, provider_version=source.version
     )
+
+
+def commit_data(book: Book, uris: Iterable[str], message: str) -> None:
+    """Commit what is uncommitted in these data, where their sources know commits.
+
+    Raises ``UsageError`` where none of them does: whoever asks for a commit relies on it.
+    """
+    sources = {uri: book.plugins.data_source(uri, book.settings, book.objects) for uri in uris}
+    committing = {uri: source for uri, source in sources.items() if isinstance(source, Committing)}
+    if not committing:
+        raise UsageError(
+            f"--commit: there is nothing to commit in {', '.join(sources) or 'a run without data'}",
+            mend="leave --commit out; it is for data with branches, such as lakefs://REPOSITORY/BRANCH/PATH",
+        )
+    for uri, source in committing.items():
+        source.commit(uri, message)
 
 
 def data_variable(name: str) -> str:

@@ -18,6 +18,7 @@ from ledger.record.command import Outcome, Started, Watch, carry_out
 from ledger.record.data import data_places, place
 from ledger.record.facts import environment, resolved_config
 from ledger.record.fetched import Fetched, discard_fetched, fetch_newest, place_of
+from ledger.record.mirroring import require_mirrors, start_mirrors
 from ledger.record.take import take
 from ledger.record.world import Asked
 from ledger.store.base import run_stream
@@ -50,6 +51,7 @@ def resume_command(
     resized = _resized(book, state, world)
     if state.started.kind == "train":
         book.require_checkpoint_place()
+    require_mirrors(book)
     # Before the new attempt is on record: data that cannot be had must not leave it behind, never begun.
     launch = launch_of(book, state)
     try:
@@ -57,6 +59,7 @@ def resume_command(
         interpreter = interpreter_of(state.started.command, directory=launch.directory)
         resumed = fetched.resumed(attempt, world=world if world != state.world else None)
         take(book, state, [resumed, environment(book, interpreter), *resized], attempt)
+        start_mirrors(book, state.id, follow=True)
         run = Started(state.id, state.name, attempt)
         if on_start:
             on_start(run)

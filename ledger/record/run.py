@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ from ledger.record.capture.secrets import Redactor
 from ledger.record.data import Data, pin_data
 from ledger.record.facts import begin, capture, failure, new_run, resolved_config, written_artifact
 from ledger.record.heartbeat import Heartbeat
+from ledger.record.mirroring import require_mirrors, start_mirrors
 from ledger.record.restart import launched_attempt, restarted, restarts
 from ledger.record.saving import saving_place
 from ledger.record.writer import Writer
@@ -126,6 +128,8 @@ class Run:
             step = 0 if self._step is None else int(self._step) + 1
         elif type(step) is not int:
             step = _number("step", step)
+            if not math.isfinite(step):
+                raise UsageError(f"{step} is no step", mend="give a finite number; values may be NaN or infinite")
         values = {name: value if type(value) is float else _number(name, value) for name, value in metrics.items()}
         try:
             self._writer.log(step, values)
@@ -383,6 +387,7 @@ def current_run(*, book: Book | None = None, rank: int | None = None) -> Run:
 
 
 def _own_run(book: Book, *, seed: int | None, tags: Sequence[str], project: str | None) -> Run:
+    require_mirrors(book)
     run_id, name = new_run(book)
     redactor = Redactor(os.environ)
     command = redactor.argv(sys.orig_argv)
@@ -400,7 +405,9 @@ def _own_run(book: Book, *, seed: int | None, tags: Sequence[str], project: str 
         process=this_process(),
     )
     begin(book, started, run_id, *capture(book, Path.cwd(), entry_point=sys.argv[0] or None, command=command))
-    return Run(book, book.run(run_id), attempt=1, rank=None, owned=True)
+    run = Run(book, book.run(run_id), attempt=1, rank=None, owned=True)
+    start_mirrors(book, run_id, follow=True)
+    return run
 
 
 def _interruption(error: BaseException | None) -> str | None:

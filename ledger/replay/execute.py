@@ -25,6 +25,7 @@ from ledger.hooks import ports
 from ledger.read.environment import differences
 from ledger.record.command import begin_replay, carry_out
 from ledger.record.data import data_places
+from ledger.record.mirroring import require_mirrors, start_mirrors
 from ledger.replay.compare import Comparison
 from ledger.replay.findings import look_up
 from ledger.replay.layout import spelled
@@ -118,6 +119,7 @@ def replay(
     """
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"the tolerance {tolerance} is no bound", mend="give a number from 0 on, such as 1e-6")
+    require_mirrors(book)
     original = book.run(reference)
     place = book.settings.scratch / "replays" / f"{original.name}-{new_id()}"
 
@@ -140,7 +142,9 @@ def replay(
         outcome = _carry_out(book, run, planned, launch, place, watch)
     finally:
         workspace.discard()
-    return _judge(book, original, planned, outcome, watch.comparison)
+    compared = _judge(book, original, planned, outcome, watch.comparison)
+    start_mirrors(book, original.id, run.run_id)  # the verdict came after the end that their mirrors waited for
+    return compared
 
 
 # --- before it runs --------------------------------------------------------------------------------------
@@ -184,6 +188,7 @@ def _refuse(book: Book, planned: Plan) -> ReplayCompared:
         segment=planned.segment,
     )
     book.append(planned.run, compared)
+    start_mirrors(book, planned.run)
     return compared
 
 

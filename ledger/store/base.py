@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from ledger.codec import Draft, Recorded
+    from ledger.store.cursors import Cursors
     from ledger.store.projections.checking import Difference
     from ledger.store.projections.query import Projections
     from ledger.store.scan import Scan
@@ -137,6 +138,10 @@ class EventStore(Protocol):
     @property
     def projections(self) -> Projections:
         """What is kept beside the log for lists and searches, up to date with every append that has returned."""
+
+    @property
+    def cursors(self) -> Cursors:
+        """How far the runs were delivered to other trackers."""
 
     def differences(self, progress: Callable[[int, int], None] | None = None) -> Iterator[Difference]:
         """Rows of the projections that are not what the log, folded again, comes to; nothing is changed.

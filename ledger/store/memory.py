@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ledger.codec import GENESIS
 from ledger.errors import JournalMoved
 from ledger.store.base import ANY, NO_STREAM, Lease
+from ledger.store.cursors import MemoryCursors
 from ledger.store.head import Head, admit_holder, foreign_event, utc_now
 from ledger.store.projections.memory import MemoryProjections
 from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
@@ -37,6 +38,7 @@ class MemoryStore:
         self._leases: dict[str, Lease] = {}
         self._changed = Condition()
         self.projections = MemoryProjections(self._changed, self.lease)
+        self.cursors = MemoryCursors(self._changed)
 
     def append(
         self,

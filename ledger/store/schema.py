@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ledger.store.database import Database
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest revision under migrations/versions. Revisions are numbers of four digits, in order."""
 VERSION_TABLE: Final = "ledger_schema"
 """Not Alembic's usual name: other programs that use Alembic may share the database."""

@@ -18,6 +18,7 @@ from ledger.store.raw import fetch
 from ledger.store.reference import LATEST, as_number, as_stream_prefix, run_name
 from ledger.store.rows import recorded, row
 from ledger.store.schema import prepare
+from ledger.store.sqlcursors import SqlCursors
 from ledger.store.sqlscan import SqlScan
 from ledger.store.tables import EVENT, JOURNAL_POSITION, LEASE, RUN_NAME, STREAM_HEAD
 
@@ -49,6 +50,7 @@ class SqlStore:
         self._database = open_database(url)
         self._heads: dict[str, Head] = {}
         self.projections = SqlProjections(self._database)
+        self.cursors = SqlCursors(self._database)
         prepare(self._database)
 
     def append(

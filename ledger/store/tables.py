@@ -1,7 +1,8 @@
 """The tables of a ledger: ``event`` is the log itself, ``stream_head`` an index of it.
 
-``journal_position`` and ``lease`` are about writers, not about facts. Plain tables, not SQLModel's classes: no object
-is ever made of a row one by one, and what declares them would be half of what every command needs to start.
+``journal_position`` and ``lease`` are about writers, ``mirror_cursor`` is about other trackers: no facts. Plain tables,
+not SQLModel's classes: no object is ever made of a row one by one, and what declares them would be half of what every
+command needs to start.
 """
 
 from __future__ import annotations
@@ -91,3 +92,15 @@ LEASE: Final = Table(
     _column("ends_at", Float),
 )
 """Until when the writer of a stream is taken to be alive: Unix seconds by the clock of the database."""
+
+MIRROR_CURSOR: Final = Table(
+    "mirror_cursor",
+    METADATA,
+    Column("mirror", _TEXT, primary_key=True),
+    Column("target", _TEXT, primary_key=True),
+    Column("stream", _TEXT, primary_key=True),
+    _column("position", _BIG),
+    _column("holder"),
+    _column("ends_at", Float),
+)
+"""How far each run was delivered to each other tracker; who delivers it until when, as in ``lease``."""

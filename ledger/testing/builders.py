@@ -44,16 +44,22 @@ def logged(points: Mapping[float, Mapping[str, float]]) -> MetricsLogged:
     )
 
 
-def stream(facts: Iterable[Event], *, run_id: str = "0190aaaa", codec: Codec | None = None) -> list[Recorded]:
-    """One run's stream. The attempt of each event is that of the last ``training.resumed`` before it."""
+def stream(
+    facts: Iterable[Event | tuple[int, Event]], *, run_id: str = "0190aaaa", codec: Codec | None = None
+) -> list[Recorded]:
+    """One run's stream; a fact that one of several ranks wrote comes with that rank before it.
+
+    The attempt of each event is that of the last ``training.resumed`` before it.
+    """
     codec = codec or Codec()
     recorded: list[Recorded] = []
     attempt, previous = 1, GENESIS
-    for position, fact in enumerate(facts):
+    for position, written in enumerate(facts):
+        rank, fact = written if isinstance(written, tuple) else (None, written)
         if isinstance(fact, TrainingResumed):
             attempt = fact.attempt
         draft = codec.draft(
-            fact, Metadata("test", "testhost", 4242, "0", attempt=attempt), event_id=f"event-{position}"
+            fact, Metadata("test", "testhost", 4242, "0", rank=rank, attempt=attempt), event_id=f"event-{position}"
         )
         row: dict[str, Any] = {
             "stream": f"run-{run_id}",

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from ledger.codec import GENESIS, Codec, Metadata, chain_digest, new_id
-from ledger.errors import ConcurrentAppend, Conflict, FencedAttempt, JournalMoved
+from ledger.errors import ConcurrentAppend, Conflict, CursorHeld, FencedAttempt, JournalMoved
 from ledger.events import MetricsLogged, RunAnnotated, RunCompleted
 from ledger.store.base import NO_STREAM, JournalSpan, run_stream
+from ledger.store.cursors import START, CursorKey
 from ledger.store.packing import unpack
 from ledger.store.scan import Row
 
@@ -421,6 +422,71 @@ class BaseEventStoreTests:
         assert (fenced.value.attempt, fenced.value.current) == (1, 2)
         assert (lease := store.lease(name)) is not None
         assert (lease.holder, lease.attempt) == ("second", 2)
+
+    # --- cursors
+
+    def test_a_cursor_keeps_its_place(self, store: EventStore) -> None:
+        cursors, key = store.cursors, CursorKey("mlflow", "https://example.org", stream())
+        assert cursors.at(key) is None
+        assert cursors.take(key, "me", 60) == START
+        cursors.move(key, "me", 41)
+        assert cursors.take(key, "me", 600) == 41
+        held = cursors.at(key)
+        assert held is not None
+        assert (held.position, held.holder) == (41, "me")
+        assert 500 < held.left <= 600
+        cursors.move(key, "me", START)
+        assert cursors.take(key, "me", 60) == START
+
+    def test_cursors_are_apart(self, store: EventStore) -> None:
+        name = stream()
+        keys = [
+            CursorKey("mlflow", "here", name),
+            CursorKey("mlflow", "there", name),
+            CursorKey("wandb", "here", name),
+            CursorKey("mlflow", "here", stream()),
+        ]
+        for number, key in enumerate(keys):
+            store.cursors.take(key, f"holder {number}", 60)
+            store.cursors.move(key, f"holder {number}", number)
+        assert [store.cursors.take(key, f"holder {number}", 60) for number, key in enumerate(keys)] == [0, 1, 2, 3]
+
+    def test_a_cursor_has_one_holder(self, store: EventStore) -> None:
+        cursors, key = store.cursors, CursorKey("mlflow", "here", stream())
+        cursors.take(key, "first", 60)
+        with pytest.raises(CursorHeld, match="first") as held:
+            cursors.take(key, "second", 60)
+        assert held.value.mend
+        with pytest.raises(CursorHeld):
+            cursors.move(key, "second", 7)
+        cursors.release(key, "second")
+        with pytest.raises(CursorHeld):
+            cursors.take(key, "second", 60, instead_of="third")
+        assert cursors.take(key, "second", 60, instead_of="first") == START
+        with pytest.raises(CursorHeld, match="second"):
+            cursors.move(key, "first", 7)
+        assert cursors.take(key, "second", 60) == START
+
+    def test_a_cursor_that_was_let_go_or_whose_time_is_over_is_anybodys(self, store: EventStore) -> None:
+        cursors, key = store.cursors, CursorKey("mlflow", "here", stream())
+        cursors.take(key, "first", 60)
+        cursors.move(key, "first", 3)
+        cursors.release(key, "first")
+        assert cursors.take(key, "second", -1) == 3
+        assert cursors.take(key, "third", 60) == 3
+
+    def test_of_many_that_take_a_cursor_at_once_one_has_it(self, store: EventStore) -> None:
+        key = CursorKey("mlflow", "here", stream())
+
+        def taken(holder: str) -> bool:
+            try:
+                store.cursors.take(key, holder, 60)
+            except CursorHeld:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(taken, map(str, range(8)))) == 1
 
     # --- many at once
 

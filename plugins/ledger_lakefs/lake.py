@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -220,14 +219,6 @@ class Lake:
             f"the repository {repository} has no branch, tag or commit {ref}",
             mend=f"its branches are {', '.join(branches)}",
         )
-
-
-def digest_of(pieces: Iterator[bytes]) -> str:
-    """SHA-256 of a stream."""
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _object(name: str, stats: Any) -> Object:

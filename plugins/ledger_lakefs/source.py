@@ -29,9 +29,9 @@ from ledger.errors import DataUnavailable, IntegrityError, ObjectNotFound, Unava
 from ledger.events import DataCommit
 from ledger.files import appearing
 from ledger.hooks.ports import Availability
+from ledger.objects.kept import Digests, Kept, Seen, digest_of, write
 from ledger_lakefs.access import find_access
-from ledger_lakefs.kept import Digests, Kept, write
-from ledger_lakefs.lake import Lake, digest_of
+from ledger_lakefs.lake import Lake
 from ledger_lakefs.server import THREADS, Server
 from ledger_lakefs.uris import Asked, Place
 
@@ -100,6 +100,10 @@ class LakefsSource:
             },
         )
 
+    def commit(self, uri: str, message: str) -> None:
+        """See ``Committing``."""
+        self._commit_changes(Asked.parse(uri), message)
+
     def fetch(self, commit: DataCommit, dest: Path) -> None:
         """See ``DataSource``; what ``pin`` has read on this machine is moved, the rest comes from lakeFS."""
         if os.path.lexists(dest):
@@ -150,19 +154,32 @@ class LakefsSource:
         return Lake(Server(find_access(os.environ)))
 
     def _commit(self, asked: Asked) -> Commit:
-        if asked.may_be_branch and self._lake.is_branch(asked.repository, asked.ref):
-            changes = list(islice(self._lake.uncommitted(asked.repository, asked.ref, asked.path), _SHOWN + 1))
-            if changes and asked.message is None:
-                more = " and more" if len(changes) > _SHOWN else ""
-                raise UncommittedData(
-                    f"the branch {asked.ref} of the repository {asked.repository} holds changes that are not "
-                    f"committed: {', '.join(changes[:_SHOWN])}{more}",
-                    mend="commit them first (`lakectl commit`, or ?commit=MESSAGE at the end of the URI), "
-                    f"or take the last commit as it is: lakefs://{asked.repository}/{asked.ref}@/{asked.path}",
-                )
-            if changes and asked.message is not None:
-                self._lake.commit(asked.repository, asked.ref, asked.message)
+        if asked.message is not None:
+            self._commit_changes(asked, asked.message)
+        else:
+            self._refuse_changes(asked)
         return self._lake.commit_at(asked.repository, asked.ref)
+
+    def _changes_on_branch(self, asked: Asked) -> list[str]:
+        """The first few that are uncommitted at the path."""
+        if not asked.may_be_branch or not self._lake.is_branch(asked.repository, asked.ref):
+            return []
+        return list(islice(self._lake.uncommitted(asked.repository, asked.ref, asked.path), _SHOWN + 1))
+
+    def _commit_changes(self, asked: Asked, message: str) -> None:
+        if self._changes_on_branch(asked):
+            self._lake.commit(asked.repository, asked.ref, message)
+
+    def _refuse_changes(self, asked: Asked) -> None:
+        changes = self._changes_on_branch(asked)
+        if changes:
+            more = " and more" if len(changes) > _SHOWN else ""
+            raise UncommittedData(
+                f"the branch {asked.ref} of the repository {asked.repository} holds changes that are not "
+                f"committed: {', '.join(changes[:_SHOWN])}{more}",
+                mend='commit them first: --commit "message" does it (in a program, ?commit=MESSAGE at the end of the '
+                f"URI), or take the last commit as it is: lakefs://{asked.repository}/{asked.ref}@/{asked.path}",
+            )
 
     def _list(self, place: Place) -> list[Object]:
         """The objects of a place. Raises ``DataUnavailable`` where their names are none that files can have."""
@@ -178,19 +195,19 @@ class LakefsSource:
     def _digest(self, place: Place, found: list[Object], *, keep: bool) -> Manifest:
         digests = Digests(self._scratch / "digests.db", self._lake.endpoint)
         files = _files(found)
-        known = digests.known(files)
-        unknown = [each for each in files if each not in known]
+        known = digests.known(map(_seen, files))
+        unknown = [each for each in files if _seen(each) not in known]
         self._kept.discard_stale()
         take = self._kept.put if keep else digest_of
         read = {}
         try:
             digested = self._each(lambda each: take(self._lake.chunks(place, each)), unknown)
             for each, digest in zip(unknown, digested, strict=True):
-                read[each] = digest
+                read[_seen(each)] = digest
         finally:  # the next try goes on where this one was interrupted
             digests.add(read)
         known |= read
-        return _manifest(found, [known[each] for each in files])
+        return _manifest(found, [known[_seen(each)] for each in files])
 
     def _place(self, place: Place, root: Path, digests: dict[str, str], each: Object) -> str:
         """Bring one object to where it belongs, and return the digest of what is there then."""
@@ -225,6 +242,12 @@ class LakefsSource:
             for name in sorted(before.keys() | now.keys())
             if before.get(name) != now.get(name)
         ]
+
+
+def _seen(each: Object) -> Seen:
+    # lakeFS never writes to an address twice. An object that was imported lies where others can write: what they
+    # change shows when it is fetched, and as another checksum when it is imported again.
+    return Seen(each.address, each.checksum, each.bytes)
 
 
 def _files(found: Sequence[Object]) -> list[Object]:

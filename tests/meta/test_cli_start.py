@@ -21,7 +21,7 @@ FOR_OTHER_COMMANDS = {
 SHORT = {name: text for section in COMMANDS.values() for name, text in section.items()}
 PRINTS_DATA = {
     "ls", "show", "log", "compare", "audit", "checkpoints", "fetch", "replay", "plugins", "doctor", "db",
-    "verify", "seal", "verify-proof", "gc", "gpu-hours",
+    "verify", "seal", "verify-proof", "gc", "gpu-hours", "impact", "mirror",
 }  # fmt: skip
 
 if TYPE_CHECKING:

@@ -46,8 +46,13 @@ def test_training_code_gets_a_run_without_alembic_or_torch() -> None:
 
 
 def test_plugins_load_without_their_frameworks() -> None:
-    loaded = loaded_by("import ledger_local, ledger_fsspec, ledger_lakefs, ledger_deepspeed, ledger_trainer.plugin")
-    assert not loaded.intersection(("torch", "numpy", "safetensors", "sqlalchemy", "lakefs_sdk", "urllib3"))
+    loaded = loaded_by(
+        "import ledger_local, ledger_jsonl, ledger_fsspec, ledger_lakefs, ledger_dvc, ledger_delta, "
+        "ledger_mlflow, ledger_tensorboard, ledger_wandb, ledger_neptune, ledger_deepspeed, ledger_trainer.plugin"
+    )
+    assert not loaded.intersection(
+        ("torch", "numpy", "safetensors", "sqlalchemy", "lakefs_sdk", "urllib3", "dvc", "deltalake", "wandb", "neptune")
+    )
 
 
 def test_public_names_are_sorted_exact_and_there() -> None:

@@ -11,7 +11,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOP_LEVEL = {"ledger", "ledger_local", "ledger_fsspec", "ledger_lakefs", "ledger_deepspeed", "ledger_trainer"}
+TOP_LEVEL = {
+    "ledger",
+    "ledger_local",
+    "ledger_fsspec",
+    "ledger_lakefs",
+    "ledger_jsonl",
+    "ledger_dvc",
+    "ledger_delta",
+    "ledger_mlflow",
+    "ledger_tensorboard",
+    "ledger_wandb",
+    "ledger_neptune",
+    "ledger_deepspeed",
+    "ledger_trainer",
+}
 
 
 @pytest.fixture(scope="module")

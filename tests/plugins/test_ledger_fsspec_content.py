@@ -30,7 +30,8 @@ from ledger_fsspec.encoding import Base, Damaged, decode, encode, parse
 from ledger_fsspec.index import Index
 from ledger_fsspec.objects import place
 from ledger_fsspec.pieces import LARGEST, lengths
-from ledger_fsspec.remote import RemoteShelf, _failure, _may_pass
+from ledger_fsspec.remote import RemoteShelf
+from ledger_fsspec.services import failure, may_pass
 from ledger_fsspec.shelves import LocalShelf
 from ledger_fsspec.store import FsspecStore
 from tests.limits import files_up_to
@@ -769,7 +770,7 @@ def test_a_machine_that_slept_gives_up_what_it_wrote(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_service_means(error: Exception, kind: int, passes: bool) -> None:
-    assert (_failure(error).errno, _may_pass(error)) == (kind, passes)
+    assert (failure(error).errno, may_pass(error)) == (kind, passes)
 
 
 def test_a_place_without_credentials_is_told_from_an_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:

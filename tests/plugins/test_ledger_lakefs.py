@@ -232,6 +232,7 @@ def test_a_branch_with_uncommitted_changes_is_refused(source: LakefsSource, repo
     repo.remove("set/b")
     with pytest.raises(UncommittedData, match="changed set/a, removed set/b, added set/c") as caught:
         source.pin(f"lakefs://{repo.name}/main/set")
+    assert '--commit "message"' in str(caught.value.mend)
     assert "?commit=MESSAGE" in str(caught.value.mend)
     assert f"lakefs://{repo.name}/main@/set" in str(caught.value.mend)
     assert source.pin(f"lakefs://{repo.name}/main@/set").commit == first

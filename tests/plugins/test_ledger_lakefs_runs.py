@@ -24,30 +24,6 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.lakefs.fixtures"]
 pytestmark = pytest.mark.filterwarnings("ignore:Use of allowEmptyValue:DeprecationWarning")
 
-TEXT = """
-task = "ledger_trainer.tasks.kjv:gpt"
-seed = 7
-steps = 4
-[task_options]
-n_layer = 1
-n_head = 2
-n_embd = 16
-block_size = 16
-[batch]
-size = 4
-[determinism]
-threads = 1
-"""
-IMAGES = """
-task = "ledger_trainer.tasks.mnist:classifier"
-seed = 7
-steps = 3
-[batch]
-size = 8
-[determinism]
-threads = 1
-"""
-
 
 @pytest.fixture
 def repo(user: User) -> Repo:
@@ -64,38 +40,6 @@ def desk(user: User, tmp_path: Path) -> Desk:
     return desk
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("task", "file", "recipe"), [("kjv", "kjv.txt", TEXT), ("mnist", "mnist.npz", IMAGES)])
-def test_a_training_is_replayed_after_the_branch_has_moved_on(
-    desk: Desk, repo: Repo, user: User, task: str, file: str, recipe: str
-) -> None:
-    desk.run("python", "-m", f"ledger_trainer.tasks.{task}", file)
-    whole = (desk.home / file).read_bytes()
-    (desk.home / file).unlink()
-    repo.upload(f"sets/{file}", whole[:20_000] if task == "kjv" else whole)
-    pinned = repo.commit("the data")
-    desk.write(
-        recipe__toml=f'{recipe}[data.train]\nuri = "lakefs://{repo.name}/main/sets/{file}"\n',
-        ledger__toml="[ledger]\n[plugin.lakefs]\ntag_runs = true\n",
-    )
-    desk.commit()
-    desk.ledger("train", "recipe.toml")
-    (facts,) = desk.ledger("show", "run-1", "--json").json
-    assert pinned in str(facts)
-    assert user.secret not in desk.ledger("log", "run-1", "--json").out
-    assert set(repo.tags().values()) == {pinned}
-
-    repo.remove(f"sets/{file}")
-    repo.upload("sets/other", b"other")
-    repo.commit("the data have gone elsewhere")
-    assert "identical" in desk.ledger("replay", "run-1").out
-
-    if user.standin is not None:
-        user.standin.lose(repo.name, pinned, f"sets/{file}")
-        refused = desk.ledger("replay", "run-1", code=4)
-        assert f"data train cannot be had: sets/{file}" in refused.out + refused.err
-
-
 def test_a_command_reads_what_was_pinned(desk: Desk, repo: Repo) -> None:
     repo.upload("set/a", b"one")
     repo.upload("set/b", b"two")
@@ -107,9 +51,35 @@ def test_a_command_reads_what_was_pinned(desk: Desk, repo: Repo) -> None:
     repo.upload("set/a", b"three")
     refused = desk.ledger("run", "--data", f"train={uri}", "--", "sh", "read.sh", code=4).err
     assert "changed set/a" in refused
-    assert "?commit=MESSAGE" in refused
-    done = desk.ledger("run", "--data", f"train={uri}?commit=mended", "--", "sh", "read.sh")
+    assert '--commit "message"' in refused
+    done = desk.ledger("run", "--data", f"train={uri}", "--commit", "mended at last", "--", "sh", "read.sh")
     assert "threetwo" in done.out
+    shown = desk.ledger("show", "latest").out
+    assert "mended at last" in shown
+    assert repo.name in shown
+    assert "train.ref" in shown
+    assert "checksums" not in shown
+    again = desk.ledger("run", "--data", f"train={uri}", "--commit", "nothing to say", "--", "sh", "read.sh")
+    assert "threetwo" in again.out
+    assert "mended at last" in desk.ledger("show", "latest").out  # there was nothing to commit
+
+
+def test_a_commit_of_data_that_knows_none_is_refused(desk: Desk) -> None:
+    desk.write(data="1")
+    refused = desk.ledger("run", "--data", "train=file:data", "--commit", "message", "--", "true", code=2).err
+    assert "nothing to commit in file:data" in refused
+    assert desk.ledger("run", "--commit", " ", "--", "true", code=2).err
+    assert desk.ledger("ls", "--json").json == []
+
+
+def test_among_data_of_several_kinds_those_with_branches_are_committed(desk: Desk, repo: Repo) -> None:
+    repo.upload("set/a", b"one")
+    desk.write(local="1")
+    words = ["--data", f"train=lakefs://{repo.name}/main/set", "--data", "val=file:local", "--commit", "begun"]
+    desk.ledger("run", *words, "--", "true")
+    (facts,) = desk.ledger("show", "latest", "--json").json
+    assert facts["data"]["train"]["commit"] == repo.head()
+    assert facts["data"]["train"]["details"]["message"] == "begun"
 
 
 def settings_that_tag(tmp_path: Path) -> Settings:

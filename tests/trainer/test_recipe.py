@@ -291,6 +291,16 @@ assert "torch" not in sys.modules
     assert len({sample for rank in samples for sample in rank}) == 8
 
 
+@pytest.mark.parametrize("parallel", ["processes = 2\n", "processes = 2\ntensor = 2\n"])
+def test_the_steps_of_a_sample_are_those_whose_samples_it_is_among(tmp_path: Path, text: Path, parallel: str) -> None:
+    config = resolve(tmp_path, MINIMAL + f"[batch]\nsize = 8\naccumulation = 2\n[parallel]\n{parallel}")
+    trainer, data = RecipeTrainer(), {"train": text}
+    read = {step: trainer.samples(config, data, step) for step in range(1, 11)}
+    for sample in (*read[4][0], 10**9):
+        told = [(step, rank) for step, ranks in read.items() for rank, ids in enumerate(ranks) if sample in ids]
+        assert trainer.readings(config, data, sample) == told
+
+
 def test_samples_of_a_step_that_never_was(tmp_path: Path, text: Path) -> None:
     config = resolve(tmp_path, MINIMAL)
     with pytest.raises(InvalidRecipe, match="steps 1 to 10"):

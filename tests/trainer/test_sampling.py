@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger_trainer.sampling import permute, share, step_places
+from ledger_trainer.sampling import permute, positions, share, share_of, step_places, unpermute
 
 SIZES = st.integers(1, 3000)
 
@@ -17,6 +17,41 @@ def places(seed: int, step: int, batch: int, total: int) -> list[int]:
 @given(SIZES, st.text())
 def test_permute_is_a_permutation(size: int, key: str) -> None:
     assert sorted(permute(np.arange(size, dtype=np.uint64), size, key).tolist()) == list(range(size))
+
+
+@settings(deadline=None)  # a busy machine is not a defect
+@given(SIZES, st.text())
+def test_unpermute_takes_back_what_permute_did(size: int, key: str) -> None:
+    every = np.arange(size, dtype=np.uint64)
+    assert unpermute(permute(every, size, key), size, key).tolist() == every.tolist()
+
+
+@settings(deadline=None)  # a busy machine is not a defect
+@given(st.integers(0, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 40), st.data())
+def test_a_sample_is_found_where_the_steps_read_it(
+    seed: int, shares: int, accumulation: int, micro: int, total: int, data: st.DataObject
+) -> None:
+    batch, steps = shares * accumulation * micro, 12
+    place = data.draw(st.integers(0, total - 1))
+    read = [
+        (step, one)
+        for step in range(1, steps + 1)
+        for one in range(shares)
+        for found in share(
+            step_places(seed, step, batch, total), share=one, shares=shares, accumulation=accumulation
+        ).flat
+        if found == place
+    ]
+    told = [
+        (position // batch + 1, share_of(position, batch=batch, shares=shares, accumulation=accumulation))
+        for position in positions(seed, place, steps, batch, total)
+    ]
+    assert sorted(told) == read
+
+
+def test_a_sample_of_a_large_set_is_found_by_its_epochs() -> None:
+    (place,) = places(3, 2_000_000, 1, 10**6)
+    assert positions(3, place, 2_000_000, 1, 10**6)[-1] == 1_999_999
 
 
 @settings(deadline=None)  # a busy machine is not a defect

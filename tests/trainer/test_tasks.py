@@ -7,6 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -104,6 +106,57 @@ def test_data_of_another_kind_are_refused(tmp_path: Path, text: Path, images: Pa
     np.savez(tmp_path / "evil.npz", images=np.array([print], dtype=object), labels=np.zeros(1))
     with pytest.raises(DataUnavailable, match="allow_pickle"):
         mnist.classifier(mnist.ClassifierOptions(), {"train": tmp_path / "evil.npz"})
+
+
+def parquet(directory: Path, **columns: list[object]) -> Path:
+    directory.mkdir()
+    middle = len(next(iter(columns.values()))) // 2
+    for name, part in (("b", slice(middle, None)), ("a", slice(middle))):
+        pq.write_table(pa.table({key: values[part] for key, values in columns.items()}), directory / f"{name}.parquet")
+    return directory
+
+
+def test_a_directory_of_parquet_files_is_the_same_text(text: Path, tmp_path: Path) -> None:
+    lines = text.read_text().splitlines()
+    table = parquet(tmp_path / "table", text=lines)
+    (tmp_path / "text").write_text("".join(f"{line}\n" for line in lines))
+    one, other = kjv.gpt(SMALL, {"train": tmp_path / "text"}), kjv.gpt(SMALL, {"train": table})
+    assert torch.equal(one.batch([0, 5, 9000])["tokens"], other.batch([0, 5, 9000])["tokens"])
+    assert one.samples("train") == other.samples("train")
+
+
+def test_a_directory_of_parquet_files_is_the_same_images(images: Path, tmp_path: Path) -> None:
+    with np.load(images) as arrays:
+        rows, labels = [image.tobytes() for image in arrays["images"]], arrays["labels"].tolist()
+    table = parquet(tmp_path / "table", image=rows, label=labels)
+    options = mnist.ClassifierOptions()
+    one, other = (mnist.classifier(options, {"train": path}) for path in (images, table))
+    for name in ("images", "labels"):
+        assert torch.equal(one.batch([0, 4999, 2500])[name], other.batch([0, 4999, 2500])[name])
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "told"),
+    [
+        ("text", {"line": ["a"]}, "holds no such table"),
+        ("text", {"text": ["a", None]}, "the column text holds nulls"),
+        ("text", {"text": [1, 2]}, "the column text is not text"),
+        ("images", {"image": [bytes(783)] * 2, "label": [1, 2]}, "no table of images"),
+        ("images", {"image": [bytes(784)] * 2, "label": [1, 300]}, "no table of images"),
+        ("images", {"image": [1, 2], "label": [1, 2]}, "no table of images"),
+        ("images", {"label": [1, 2]}, "holds no such table"),
+    ],
+)
+def test_parquet_files_of_another_kind_are_refused(
+    tmp_path: Path, task: str, columns: dict[str, list[object]], told: str
+) -> None:
+    table = {"train": parquet(tmp_path / "table", **columns)}
+    with pytest.raises(DataUnavailable, match=told) as caught:
+        kjv.gpt(SMALL, table) if task == "text" else mnist.classifier(mnist.ClassifierOptions(), table)
+    assert caught.value.mend
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataUnavailable, match="holds no Parquet files"):
+        kjv.gpt(SMALL, {"train": tmp_path / "empty"})
 
 
 @pytest.mark.parametrize("reference", ["ledger_trainer.tasks.kjv:gpt", "ledger_trainer.tasks.mnist:classifier"])

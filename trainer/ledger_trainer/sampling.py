@@ -40,14 +40,44 @@ def share(places: Indices, *, share: int, shares: int, accumulation: int) -> Ind
     return places.reshape(accumulation, shares, -1)[:, share]
 
 
+def positions(seed: int, place: int, steps: int, batch: int, total: int) -> list[int]:
+    """Where in the order of reading, counted from 0, the first ``steps`` steps read the sample at ``place``.
+
+    The inverse of ``step_places``, one look for each epoch.
+    """
+    end = steps * batch
+    at = np.array([place], dtype=np.uint64)
+    found = (epoch * total + int(unpermute(at, total, f"{seed}/{epoch}")[0]) for epoch in range(-(-end // total)))
+    return [position for position in found if position < end]
+
+
+def share_of(position: int, *, batch: int, shares: int, accumulation: int) -> int:
+    """The share of its step that a position belongs to; see ``share``."""
+    return position % batch // (batch // (shares * accumulation)) % shares
+
+
 def permute(index: Indices, size: int, key: str) -> Indices:
     """Where the permutation of ``range(size)`` that belongs to ``key`` takes each of ``index``."""
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    keys = np.frombuffer(hashlib.sha512(key.encode()).digest(), dtype="<u8", count=ROUNDS).astype(np.uint64)
+    half, keys = _domain(size, key)
     result = _feistel(index, half, keys)
     while (outside := result >= size).any():
         result[outside] = _feistel(result[outside], half, keys)
     return result
+
+
+def unpermute(index: Indices, size: int, key: str) -> Indices:
+    """What ``permute`` takes to each of ``index``."""
+    half, keys = _domain(size, key)
+    result = _unfeistel(index, half, keys)
+    while (outside := result >= size).any():
+        result[outside] = _unfeistel(result[outside], half, keys)
+    return result
+
+
+def _domain(size: int, key: str) -> tuple[np.uint64, Indices]:
+    """Bits of half an index, and the keys of the rounds."""
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    return half, np.frombuffer(hashlib.sha512(key.encode()).digest(), dtype="<u8", count=ROUNDS).astype(np.uint64)
 
 
 def _feistel(index: Indices, half: np.uint64, keys: Indices) -> Indices:
@@ -55,6 +85,14 @@ def _feistel(index: Indices, half: np.uint64, keys: Indices) -> Indices:
     left, right = index >> half, index & mask
     for key in keys:
         left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << half) | right
+
+
+def _unfeistel(index: Indices, half: np.uint64, keys: Indices) -> Indices:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = index >> half, index & mask
+    for key in keys[::-1]:
+        left, right = right ^ (_mix(left ^ key) & mask), left
     return (left << half) | right
 
 

@@ -16,6 +16,7 @@ from ledger.hooks.ports import Recipe, RecipeKey
 from ledger_trainer.feed import Feed
 from ledger_trainer.recipe import TrainingRecipe
 from ledger_trainer.recipe_file import Source, read, type_name, validate, validate_options, walk
+from ledger_trainer.sampling import positions, share_of
 from ledger_trainer.task import BUNDLED, find_factory, split_reference
 
 if TYPE_CHECKING:
@@ -73,6 +74,19 @@ class RecipeTrainer:
         batch, mesh = recipe.batch, recipe.mesh()
         feeds = (Feed(task, recipe.seed, batch.size, batch.accumulation, r, mesh) for r in range(mesh.processes))
         return [[sample for micro in feed.samples(step) for sample in micro] for feed in feeds]
+
+    def readings(self, config: Mapping[str, Any], data: Mapping[str, Path], sample: int) -> list[tuple[int, int]]:
+        """Each step that reads the sample, with each rank that does, found without going through the steps."""
+        recipe = TrainingRecipe.model_validate(config)
+        known = find_factory(recipe.task).task(recipe.task_options, data).samples("train")
+        mesh, size = recipe.mesh(), recipe.batch.size
+        found = []
+        for place in (place for place, one in enumerate(known) if one == sample):
+            for position in positions(recipe.seed, place, recipe.steps, size, len(known)):
+                share = share_of(position, batch=size, shares=mesh.shares, accumulation=recipe.batch.accumulation)
+                ranks = (rank for rank in range(mesh.processes) if mesh.share(rank) == share)
+                found += [(position // size + 1, rank) for rank in ranks]
+        return sorted(set(found))
 
 
 _DATA_KEY = RecipeKey(

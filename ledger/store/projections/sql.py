@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
-from sqlalchemy import and_, false, func, or_, select
+from sqlalchemy import and_, func, or_, select
 
 from ledger.store.base import run_stream
 from ledger.store.projections.measured import Measured
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 BATCH: Final = 256
 """Events, or runs, of one query: databases limit the number of parameters, and memory the number of events."""
+_WHOLE: Final = 64
+"""Characters of a digest that is not shortened."""
 _LISTED: Final = tuple(SUMMARY.c[column.name] for column in fields(RunSummary) if column.name in SUMMARY.c)[:-2]
 """In the order of ``RunSummary``, without ``rank`` and ``resumed``, which are of no use in a list."""
 
@@ -166,7 +168,10 @@ def _pairs(connection: Connection, query: Select[Any]) -> Iterator[tuple[str, st
 
 
 def _begins(table: Table, digests: Collection[str]) -> Any:
-    return or_(false(), *(and_(table.c.digest >= low, table.c.digest < high) for low, high in map(shortened, digests)))
+    whole = [digest.lower() for digest in digests if len(digest) == _WHOLE]
+    short = [shortened(digest) for digest in digests if len(digest) < _WHOLE]
+    # As one list: a thousand of them take a twentieth of the time that as many ranges do.
+    return or_(table.c.digest.in_(whole), *(and_(table.c.digest >= low, table.c.digest < high) for low, high in short))
 
 
 def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

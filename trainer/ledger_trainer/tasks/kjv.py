@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from ledger.errors import DataUnavailable, InvalidRecipe
 from ledger_trainer.recipe import Component
+from ledger_trainer.tasks.parquet import read_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,13 +52,20 @@ def gpt(options: GptOptions, data: Mapping[str, Path]) -> CharGpt:
         )
     if "train" not in data:
         raise InvalidRecipe("the task needs a text as [data.train]", mend='[data.train] uri = "file:data/kjv.txt"')
+    return CharGpt(options, _text(data["train"]))
+
+
+def _text(path: Path) -> str:
+    mend = "give one file in UTF-8, or a directory of Parquet files with a column text"
+    if path.is_dir():
+        (lines,) = read_columns(path, "text")
+        if not all(isinstance(line, str) for line in lines):
+            raise DataUnavailable(f"{path}: the column text is not text", mend=mend)
+        return "".join(f"{line}\n" for line in lines)
     try:
-        text = data["train"].read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataUnavailable(
-            f"{data['train']} is not a readable text: {error}", mend="give one file in UTF-8"
-        ) from error
-    return CharGpt(options, text)
+        raise DataUnavailable(f"{path} is not a readable text: {error}", mend=mend) from error
 
 
 class CharGpt:

@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from ledger.errors import DataUnavailable, InvalidRecipe
 from ledger_trainer.recipe import Component
+from ledger_trainer.tasks.parquet import read_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,13 +43,31 @@ def classifier(options: ClassifierOptions, data: Mapping[str, Path]) -> DigitCla
     """The factory: reads the images of the data set ``train``."""
     if "train" not in data:
         raise InvalidRecipe("the task needs images as [data.train]", mend='[data.train] uri = "file:data/mnist.npz"')
+    return DigitClassifier(options, *_arrays(data["train"]))
+
+
+def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    if path.is_dir():
+        return _from_parquet(path)
     try:
-        with np.load(data["train"], allow_pickle=False) as arrays:
-            return DigitClassifier(options, arrays["images"], arrays["labels"])
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["images"], arrays["labels"]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataUnavailable(
-            f"{data['train']} is not an .npz file with images and labels: {error}",
+            f"{path} is not an .npz file with images and labels: {error}",
             mend="python -m ledger_trainer.tasks.mnist DEST.npz writes one",
+        ) from error
+
+
+def _from_parquet(directory: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    images, labels = read_columns(directory, "image", "label")
+    try:
+        pixels = np.frombuffer(b"".join(images), dtype=np.uint8).reshape(len(labels), 28, 28)
+        return pixels, np.array(labels, dtype=np.uint8)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataUnavailable(
+            f"{directory} is no table of images: {error}",
+            mend="image is 784 bytes, row by row from the top, and label a number from 0 to 9",
         ) from error
 
 

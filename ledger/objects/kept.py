@@ -1,6 +1,6 @@
-"""What was read once need not be read again: digests of objects, and their content until it is fetched.
+"""What a data source read once need not be read again: digests of remote files, and content until it is fetched.
 
-Both are conveniences in the ledger's scratch directory: what is lost is read again from lakeFS.
+Both are conveniences in the ledger's scratch directory: what is lost is read again from the source.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import uuid4
 
 from ledger.errors import Unavailable
@@ -18,8 +18,6 @@ from ledger.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
-
-    from ledger_lakefs.lake import Object
 
 _STALE_S: Final = 24 * 3600
 """After that nobody is going to fetch what was pinned."""
@@ -29,36 +27,42 @@ _TABLE: Final = (
 )
 
 
-class Digests:
-    """SHA-256 by where lakeFS keeps an object, its checksum and its size, in a file that processes share.
+class Seen(NamedTuple):
+    """One state of a remote file: what has these three has the same bytes."""
 
-    lakeFS never writes to an address twice. An object that was imported lies where others can write: what they
-    change shows when it is fetched, and as another checksum when it is imported again.
+    address: str
+    """Where it lies."""
+    checksum: str
+    """What the service tells of the content or the version: an ETag, a version's id."""
+    bytes: int
+
+
+class Digests:
+    """SHA-256 by what was seen at ``endpoint``, in a file that processes share.
+
+    Where a service lies about a file that it has changed, that shows when it is fetched.
     """
 
     def __init__(self, file: Path, endpoint: str) -> None:
         self._file = file
         self._endpoint = endpoint
 
-    def known(self, objects: Iterable[Object]) -> dict[Object, str]:
+    def known(self, seen: Iterable[Seen]) -> dict[Seen, str]:
         """The digests of those that were read before."""
         found = {}
         query = "SELECT digest FROM digests WHERE endpoint = ? AND address = ? AND checksum = ? AND size = ?"
         with suppress(sqlite3.Error, OSError), closing(self._open()) as connection:
-            for each in objects:
-                row = connection.execute(query, self._key(each)).fetchone()
+            for each in seen:
+                row = connection.execute(query, (self._endpoint, *each)).fetchone()
                 if row:
                     found[each] = str(row[0])
         return found
 
-    def add(self, digests: Mapping[Object, str]) -> None:
+    def add(self, digests: Mapping[Seen, str]) -> None:
         """Remember what was read."""
-        rows = [(*self._key(each), digest) for each, digest in digests.items()]
+        rows = [(self._endpoint, *each, digest) for each, digest in digests.items()]
         with suppress(sqlite3.Error, OSError), closing(self._open()) as connection, connection:
             connection.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", rows)
-
-    def _key(self, each: Object) -> tuple[str, str, str, int]:
-        return self._endpoint, each.address, each.checksum, each.bytes
 
     def _open(self) -> sqlite3.Connection:
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +87,7 @@ class Kept:
         except OSError as error:
             raise Unavailable(
                 f"cannot write below {self._folder}: {error.strerror}",
-                mend="make room there; with ?keep=no in the URI nothing is kept, and a fetch reads lakeFS again",
+                mend="make room there; with ?keep=no in the URI nothing is kept, and a fetch reads the source again",
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -116,4 +120,12 @@ def write(pieces: Iterator[bytes], target: Path) -> str:
         for piece in pieces:
             digest.update(piece)
             stream.write(piece)
+    return digest.hexdigest()
+
+
+def digest_of(pieces: Iterator[bytes]) -> str:
+    """SHA-256 of a stream."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()

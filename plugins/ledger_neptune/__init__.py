@@ -1,0 +1,33 @@
+"""Runs as Neptune's offline runs. Neptune's own service was closed on 5 March 2026."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ledger.errors import InvalidSettings
+from ledger.hooks.specs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ledger import Settings
+    from ledger.hooks.ports import Mirror
+
+_DIRECTORY: Final = "directory"
+
+
+@hookimpl
+def open_mirrors(settings: Settings) -> Sequence[Mirror]:
+    """The one mirror of this plugin, ``neptune``."""
+    from ledger_neptune.mirror import NeptuneMirror
+
+    table = settings.plugin_settings.get("neptune", {})
+    for key, value in table.items():
+        if key != _DIRECTORY or not isinstance(value, str) or not value:
+            raise InvalidSettings(
+                f"ledger.toml: plugin.neptune.{key} = {value!r} is not understood",
+                mend='the one setting of [plugin.neptune] is directory = "DIR", where .neptune/offline goes; '
+                "`neptune sync --path DIR` uploads it to the server that NEPTUNE_API_TOKEN names",
+            )
+    directory = settings.base / table[_DIRECTORY] if _DIRECTORY in table else settings.scratch / "neptune"
+    return [NeptuneMirror(directory)]
