@@ -136,6 +136,8 @@ class WandbStandIn:
         return 400, {"errors": [{"message": f"unknown: {query}"}]}
 
     def _find(self, variables: dict[str, Any]) -> StoredRun | None:
+        if variables["entity"] != ENTITY:
+            return None
         names = (variables[key] for key in ("name", "run", "runName") if key in variables)
         return self.runs.get((variables["project"], next(names)))
 

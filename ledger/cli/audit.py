@@ -136,7 +136,8 @@ def _write_statement(book: Book, audited: _Audited, dest: Path) -> None:
 
     state = audited.state
     (began,) = book.store.read(run_stream(state.id), limit=1)
-    subjects = subjects_of(state, audited.origins, Path(audited.target).name, book.objects.get_manifest)
+    asked = Path(audited.target)
+    subjects = subjects_of(state, audited.origins, asked.name if asked.exists() else None, book.objects.get_manifest)
     content = statement(audited.ancestry, subjects, began.metadata.version)
     with appearing(dest) as temporary:
         temporary.write_bytes(content)
@@ -152,7 +153,7 @@ def _resolve(book: Book, target: str, counter: Counter) -> tuple[str | None, lis
 
     there = Path(target).exists()
     if "/" in target and not there:
-        origin = _checkpoint(book, *target.split("/", 1))
+        origin = _checkpoint(book, target, counter)
         return origin.run_id, [origin], []
     if "/" not in target:
         try:
@@ -169,22 +170,24 @@ def _resolve(book: Book, target: str, counter: Counter) -> tuple[str | None, lis
     return origins[0].run_id, origins, []
 
 
-def _checkpoint(book: Book, reference: str, which: str) -> Origin:
-    """A checkpoint by its run and its name. Raises ``UsageError`` where that is no run, ``NotFound``."""
-    from ledger.read.lineage import checkpoint_named
+def _checkpoint(book: Book, target: str, counter: Counter) -> Origin:
+    """A checkpoint by its run and its name. Raises ``NotFound``."""
+    from ledger.read.lineage import checkpoint_named, shown
 
+    reference, _, which = target.partition("/")
     try:
         state = book.run(reference)
     except RunNotFound as error:
-        raise UsageError(
-            f"there is nothing at {reference}/{which}", mend="give a run, a path that exists, or a digest"
+        raise NotFound(
+            f"there is nothing at {shown(target)}" + (f", and {error}" if reference else ""),
+            mend="give a run, a path that exists, or a digest",
         ) from error
     written = state.effective(state.written)
     chosen = checkpoint_named(written, which)
     if chosen is None:
         known = ", ".join(dict.fromkeys(one.name for one in written)) or "none"
         raise NotFound(f"{state.name} wrote no checkpoint {which!r}", mend=f"`best`, `last`, a step or a name: {known}")
-    return next(o for o in book.origins(chosen.digest) if o.run_id == state.id and o.written == chosen)
+    return next(o for o in book.origins(chosen.digest, counter) if o.run_id == state.id and o.written == chosen)
 
 
 def _refuse_for_data(options: list[tuple[str, object]]) -> None:
@@ -203,7 +206,7 @@ def _samples(book: Book, state: RunState, step: int) -> list[list[int]]:
     """What each rank read for a step of the history that counts, as the attempt that made it was configured."""
     from ledger.read.lineage import spans
 
-    places = _places(book, state)
+    _require_recipe(book, state)
     known = spans(state)
     span = next((span for span in known if span.after < step <= span.until), None)
     if span is None:
@@ -213,13 +216,14 @@ def _samples(book: Book, state: RunState, step: int) -> list[list[int]]:
             mend="name a step that it made, and that no later attempt took back",
         )
     config = span.attempt.resolved.config if span.attempt.resolved else state.config
-    return book.plugins.trainer(book.settings).samples(config, places, step)
+    return book.plugins.trainer(book.settings).samples(config, _places(book, state), step)
 
 
 def _readings(book: Book, state: RunState, sample: int) -> list[tuple[int, int]]:
     """Each step of the history that counts that read the sample, and the rank that did. Raises ``NotFound``."""
     from ledger.read.lineage import spans
 
+    _require_recipe(book, state)
     places = _places(book, state)
     trainer = book.plugins.trainer(book.settings)
     found = []
@@ -235,15 +239,18 @@ def _readings(book: Book, state: RunState, sample: int) -> list[tuple[int, int]]
     return found
 
 
-def _places(book: Book, state: RunState) -> dict[str, Path]:
-    from ledger.record.data import place
-
+def _require_recipe(book: Book, state: RunState) -> None:
     original = book.run(state.started.replay_of) if state.started.replay_of else state
     if original.started.kind != "train":
         raise UsageError(
             f"{state.name} was no training from a recipe: which samples it read is not known",
             mend="leave out --step and --sample",
         )
+
+
+def _places(book: Book, state: RunState) -> dict[str, Path]:
+    from ledger.record.data import place
+
     places = {name: place(book, committed) for name, committed in state.data.items()}
     for name, committed in state.data.items():
         if committed.uri.startswith("file:") and places[name] != Path(committed.path):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _FORMATS: Final = (".dot", ".svg")
 _LONGEST: Final = 48
 """Characters of a line in a node."""
+_MOST: Final = 3000
+"""Nodes in an SVG. So many take dot half a minute, four times as many more than half an hour."""
 _LOOKS: Final[dict[Kind, dict[str, str]]] = {
     "run": {"shape": "box", "style": "rounded,filled", "fillcolor": "#dbeafe"},
     "data": {"shape": "cylinder", "style": "filled", "fillcolor": "#dcfce7"},
@@ -44,9 +46,14 @@ def graph_option(help_text: str) -> Callable[[Any], Any]:
 
 
 def draw(graph: Graph, dest: Path) -> None:
-    """Write ``graph`` to ``dest``, in the format of its ending. Raises ``PluginUnavailable``, with the mend."""
+    """Write ``graph`` to ``dest``, in the format of its ending. Raises ``UsageError`` where dot cannot draw it."""
     import graphviz  # asked for at the start, see `require_graphviz`
 
+    if dest.suffix == ".svg" and len(graph.nodes) > _MOST:
+        raise UsageError(
+            f"the picture would show {len(graph.nodes)} things: beyond {_MOST} dot takes too long",
+            mend="ask for a .dot file, which other programs draw, or about less",
+        )
     drawing = graphviz.Digraph(
         "ledger",
         graph_attr={"rankdir": "LR", "fontname": "sans-serif"},

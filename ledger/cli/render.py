@@ -114,7 +114,7 @@ def heading(text: str) -> None:
 def fields(pairs: Iterable[tuple[str, str | Sequence[str]]]) -> None:
     """Labels and values, aligned; a value of several lines stands below itself, an empty one is left out."""
     rows = [(label, [value] if isinstance(value, str) else list(value)) for label, value in pairs]
-    shown = [(label, value) for label, value in rows if any(value)]
+    shown = [(clean(label).replace("\n", " "), value) for label, value in rows if any(value)]
     width = max((len(label) for label, _ in shown), default=0)
     for label, values in shown:
         for number, value in enumerate(values):

@@ -45,7 +45,9 @@ def words(answer: Any) -> list[str]:
     """An argument vector."""
     if isinstance(answer, str):
         raise TypeError("it answered with one text, not with a list of words")
-    return [a(str)(word) for word in answer]
+    if not (found := [a(str)(word) for word in answer]):
+        raise TypeError("it answered with no words at all")
+    return found
 
 
 def event_types(answer: Any) -> list[type[Event]]:

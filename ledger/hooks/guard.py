@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ class Escaped(Exception):
     """The code asked for the end of the process."""
 
 
+class Terminated(SystemExit):
+    """This process was asked to end from outside, by a signal: whatever code that comes upon, it is not to blame."""
+
+
 class TooLong(Exception):
     """The code has not answered in time; the thread that it runs in is left alone and holds up no exit."""
 
@@ -32,12 +36,13 @@ class TooLong(Exception):
 def contained(who: str, ask: Callable[[], T]) -> T:
     """What ``ask`` answers in this thread; ``who`` names the code, for people.
 
-    Raises what it raises, but ``Escaped`` for what is no ``Exception``. ``KeyboardInterrupt`` passes: it is the user's.
+    Raises what it raises, but ``Escaped`` for what is no ``Exception``. ``KeyboardInterrupt`` and ``Terminated`` pass:
+    they are the user's.
     """
     try:
         with _aside(who):
             return _by_one_process(who, ask)
-    except (Exception, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt, Terminated):
         raise
     except BaseException as error:
         raise Escaped(f"it raised {type(error).__name__}, which ends a process: {error}") from error
@@ -52,12 +57,17 @@ def _by_one_process(who: str, ask: Callable[[], T]) -> T:
         return answer
     finally:
         if os.getpid() != process:
-            os.write(2, f"{who}: it forked, and the child came back: that child has been ended\n".encode())
-            os._exit(code)
+            try:
+                os.write(2, f"{who}: it forked, and the child came back: that child has been ended\n".encode())
+            finally:  # though nobody can be told
+                os._exit(code)
 
 
 def bounded(who: str, ask: Callable[[], T], limit_s: float) -> T:
-    """Like ``contained``, in a thread of its own. Raises ``TooLong`` after ``limit_s`` seconds."""
+    """Like ``contained``, in a thread of its own. Raises ``TooLong`` after ``limit_s`` seconds.
+
+    A process that can have no more threads, for one because it is about to end, waits as long as it takes.
+    """
     answer: Future[T] = Future()
 
     def work() -> None:
@@ -68,7 +78,8 @@ def bounded(who: str, ask: Callable[[], T], limit_s: float) -> T:
 
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(work,), name=f"ledger asks {who}", daemon=True)
-    thread.start()
+    if not _started(thread):
+        return contained(who, ask)
     thread.join(limit_s)
     if not answer.done():
         raise TooLong(f"no answer within {limit_s:g} s")
@@ -80,11 +91,19 @@ def noticed(after_s: float, say: Callable[[], None]) -> Iterator[None]:
     """Call ``say``, from another thread, if the block has not ended after so many seconds."""
     timer = threading.Timer(after_s, say)
     timer.daemon = True
-    timer.start()
+    _started(timer)
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _started(thread: threading.Thread) -> bool:
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 # --- what it prints ----------------------------------------------------------------------------------------
@@ -99,7 +118,8 @@ class _Voice:
 
     def write(self, text: str) -> int:
         for line in text.splitlines(keepends=True):
-            sys.stderr.write(f"{self._who}: {line}" if self._fresh else line)
+            with suppress(OSError, AttributeError):  # the reader of standard error has left, or there is none: None
+                sys.stderr.write(f"{self._who}: {line}" if self._fresh else line)
             self._fresh = line.endswith("\n")
         return len(text)
 
@@ -123,7 +143,7 @@ class _Routed:
 
 _VOICES: Final[dict[int, _Voice]] = {}
 """Of the threads that carry out strangers' code: there is one standard output in a process, too."""
-_TURN: Final = threading.RLock()
+_TURN = threading.RLock()
 
 
 @contextmanager
@@ -145,3 +165,15 @@ def _aside(who: str) -> Iterator[None]:
                 del _VOICES[me]
             if not _VOICES and isinstance(sys.stdout, _Routed):
                 sys.stdout = sys.stdout._usual
+
+
+def _after_fork_in_child() -> None:
+    """Forget the threads that stayed with the parent: one may hold the lock, another thread get the number of one."""
+    global _TURN
+    _TURN = threading.RLock()
+    me = threading.get_ident()
+    for gone in [each for each in _VOICES if each != me]:
+        del _VOICES[gone]
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

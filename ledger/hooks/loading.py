@@ -96,7 +96,8 @@ def admit(manager: pluggy.PluginManager, plugin: object, name: str) -> tuple[str
 
 def describe(error: BaseException) -> str:
     """An exception with the place it came from: a plugin's author needs both."""
-    place = traceback.extract_tb(error.__traceback__)
+    origin = error.__cause__ if isinstance(error, guard.Escaped) and error.__cause__ else error
+    place = traceback.extract_tb(origin.__traceback__)
     where = f" ({place[-1].filename}:{place[-1].lineno})" if place else ""
     return f"{type(error).__name__}: {error}{where}"
 

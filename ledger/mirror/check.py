@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ledger.hooks.differences import Difference, differences
 from ledger.hooks.pages import page_of, whole_page
 from ledger.mirror import asking
-from ledger.mirror.cursor import behind
+from ledger.mirror.cursor import delivered
 from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Checked:
     """None of them is an adaptation: what is expected is what the mirror's own rules make of the log."""
     adaptations: Sequence[Adaptation]
     behind: int
-    """How many events the tracker has not had, which explains differences."""
+    """How many events the tracker had not had when it was asked, which explains differences."""
 
 
 def check(book: Book, mirror: Mirror, run: str) -> Checked:
@@ -35,7 +35,10 @@ def check(book: Book, mirror: Mirror, run: str) -> Checked:
 
     Raises ``Unavailable`` where the tracker cannot be had.
     """
-    expected, adaptations = asking.adapt(mirror, whole_page(map(page_of, book.store.read(run_stream(run)))))
+    # In this order: what arrives meanwhile is in the log by the time that is read, and counts as not delivered.
+    before = delivered(book, mirror, run)
     shown = asking.shows(mirror, run)
+    expected, adaptations = asking.adapt(mirror, whole_page(map(page_of, book.store.read(run_stream(run)))))
+    version, _ = book.store.head(run_stream(run))
     found = [Difference("run", "there", "nothing")] if shown is None else differences(expected, shown)
-    return Checked(found, [*adaptations, *asking.noted(mirror, run)], behind(book, mirror, run))
+    return Checked(found, [*adaptations, *asking.noted(mirror, run)], version - before)

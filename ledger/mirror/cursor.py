@@ -89,6 +89,12 @@ def key_of(mirror: Mirror, run: str) -> CursorKey:
 
 def behind(book: Book, mirror: Mirror, run: str) -> int:
     """How many events of the run the mirror has not had."""
-    cursor = book.store.cursors.at(key_of(mirror, run))
+    at = delivered(book, mirror, run)
     version, _ = book.store.head(run_stream(run))
-    return version - (cursor.position if cursor else START)
+    return version - at
+
+
+def delivered(book: Book, mirror: Mirror, run: str) -> int:
+    """The position of the last event of the run that the mirror has had."""
+    cursor = book.store.cursors.at(key_of(mirror, run))
+    return cursor.position if cursor else START

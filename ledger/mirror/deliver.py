@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -110,13 +111,20 @@ class Delivery:
     def _patiently(
         self, passing: tuple[type[LedgerError], ...], bring: Callable[[], None], done: Callable[[], bool]
     ) -> None:
-        """Try again after what passes: as long as there is patience, and for ever while the run is not ``done``."""
+        """Try again after what passes: for ever while the run is not ``done``, then as long as there is patience."""
 
         def passes(error: BaseException) -> bool:
             return isinstance(error, passing) and not isinstance(error, PluginUnavailable)
 
-        def given_up(state: tenacity.RetryCallState) -> bool:
-            return (state.seconds_since_start or 0) > self._patience_s and done()
+        ended: float | None = None
+
+        def given_up(_: tenacity.RetryCallState) -> bool:
+            nonlocal ended
+            if not done():
+                ended = None
+                return False
+            ended = time.monotonic() if ended is None else ended
+            return time.monotonic() - ended >= self._patience_s
 
         def say(state: tenacity.RetryCallState) -> None:
             if state.outcome:

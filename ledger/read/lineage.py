@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.errors import LedgerError
 from ledger.events import ArtifactWritten, CheckpointWritten
+from ledger.hooks.uris import scheme, without_credentials
 from ledger.store.base import run_id
 
 if TYPE_CHECKING:
@@ -163,13 +164,28 @@ def files_of(written: CheckpointWritten | ArtifactWritten, contents: frozenset[s
 
 def names_data(target: str, data: DataCommitted) -> bool:
     """Whether ``target`` is the URI of the data, whatever the version, or their commit or digest, maybe shortened."""
-    uri = data.uri.partition("?")[0]
     short = target.lower()
     return (
         target in (data.uri, data.commit)
-        or target.rstrip("/") == uri.rstrip("/")
+        or _place(target) in (_place(data.uri), _versionless(data.uri))
         or (bool(SHORTENED.fullmatch(target)) and (data.commit.startswith(short) or data.digest.startswith(short)))
     )
+
+
+def shown(target: str) -> str:
+    """``target`` fit to be printed: of a URI, nothing that may be a password or a key."""
+    return without_credentials(target) if "://" in target else target
+
+
+def _place(uri: str) -> str:
+    """Without options."""
+    return shown(uri).rstrip("/")
+
+
+def _versionless(uri: str) -> str:
+    """Also without the version that it ends with, if it does; in the name of a local file an ``@`` is a letter."""
+    place = _place(uri)
+    return place if scheme(uri) in (None, "file") else (place.rpartition("@")[0] or place).rstrip("/")
 
 
 # --- which steps -----------------------------------------------------------------------------------------------

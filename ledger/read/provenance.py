@@ -67,16 +67,16 @@ def statement(ancestry: Ancestry, subjects: Mapping[str, str], version: str) -> 
 
 
 def subjects_of(
-    state: RunState, origins: Sequence[Origin], asked: str, look: Callable[[str], Manifest]
+    state: RunState, origins: Sequence[Origin], asked: str | None, look: Callable[[str], Manifest]
 ) -> dict[str, str]:
     """SHA-256 by name of the files that a statement is about.
 
-    The one file that was ``asked`` about, all files of the checkpoint or artifact, or those of all checkpoints and
-    artifacts that a run has. ``look`` gives an artifact's manifest by its digest.
+    The one file that was asked about, which may be called ``asked`` by now, all files of the checkpoint or artifact, or
+    those of all checkpoints and artifacts that a run has. ``look`` gives an artifact's manifest by its digest.
     """
     found = next((origin for origin in origins if origin.run_id == state.id), None)
     if found and found.file is not None:
-        return {asked: dict(_files(found.written, look))[found.file]}
+        return {asked or _named(found.file, found.name): dict(_files(found.written, look))[found.file]}
     if found:
         return {_named(path, found.name): digest for path, digest in _files(found.written, look)}
     every: list[tuple[str, CheckpointWritten | ArtifactWritten]]
@@ -254,7 +254,7 @@ def _whole(value: Any) -> Any:
 def _exact(value: Any) -> Any:
     """``value`` as a Struct holds it without loss: other numbers, and whole ones that are too large, as text."""
     if isinstance(value, dict):
-        return {str(key): _exact(item) for key, item in value.items() if item is not None}
+        return {str(key): _exact(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_exact(item) for item in value]
     if isinstance(value, float) and not abs(value) < float("inf"):

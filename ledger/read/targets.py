@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.errors import NotFound, some
 from ledger.hooks.uris import local_path, scheme
-from ledger.read.lineage import SHORTENED, names_data
+from ledger.read.lineage import SHORTENED, names_data, shown
 
 if TYPE_CHECKING:
     from ledger.objects import Hasher
@@ -24,7 +24,7 @@ def find_origins(tracer: Tracer, hasher: Hasher, target: str | Path) -> list[Ori
     found = tracer.origins([digest for digest in digests if len(digest) >= _SHORTEST])
     if not found:
         raise NotFound(
-            _nothing(f"no run of this ledger wrote {target} (digest {digests[-1][:12]}…)", tracer.gaps),
+            _nothing(f"no run of this ledger wrote {shown(str(target))} (digest {digests[-1][:12]}…)", tracer.gaps),
             mend="it was made elsewhere, or altered since: even one changed byte makes another digest",
         )
     return found
@@ -48,7 +48,7 @@ def find_impact(tracer: Tracer, hasher: Hasher, target: str) -> Impact:
         found = tracer.impact(lambda _: False, [e.digest for e in hasher.tree(path).entries if e.bytes])
     if not found.runs:
         raise NotFound(
-            _nothing(f"no run of this ledger read {target}", found.gaps),
+            _nothing(f"no run of this ledger read {shown(target)}", found.gaps),
             mend="name data by the URI that runs asked for (`ledger show RUN` tells it), by commit or digest, or by a "
             "file with the same content",
         )

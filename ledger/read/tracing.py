@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ledger.read.contents import Progress
     from ledger.read.state import RunState
     from ledger.store.base import EventStore
+    from ledger.store.projections.query import WrittenCheckpoint
 
 _BATCH: Final = 4096
 """Digests in one question to the projections."""
@@ -54,6 +55,8 @@ class Tracer:
         self._store = store
         self._progress = progress or (lambda _what, _done, _total: None)
         self._contents = Contents(objects, self._progress)
+        self._known: dict[WrittenCheckpoint, Origin] = {}
+        """Remembered: along a chain every run finds the same ones again that hold, say, the vocabulary."""
         self._in_artifacts: dict[str, frozenset[str]] = {}
         """Digests in the manifests of the artifacts that were looked into."""
 
@@ -70,11 +73,11 @@ class Tracer:
         Originals before replays, else as they were written.
         """
         digests = [digest.lower() for digest in digests]
-        found = list(self._checkpoints(digests))
-        found += [o for o in self._artifacts if any(o.written.digest.startswith(digest) for digest in digests)]
-        if not found:  # only now: every manifest of an artifact is read for it
-            self._read_artifacts()
-            found = [o for each in self._artifacts for o in self._in_artifact(each, digests)]
+        self._read_artifacts()
+        found = [
+            *self._checkpoints(digests),
+            *(o for each in self._artifacts for o in self._in_artifact(each, digests)),
+        ]
         return sorted(found, key=lambda o: (o.run_id in self._replays, o.position))
 
     def uses(self, digests: Iterable[str]) -> list[Use]:
@@ -129,7 +132,7 @@ class Tracer:
         for writer in writers:
             if new := self._files(writer) - seen:
                 seen |= new
-                made |= new - self._passed_on(writer.run_id, new)
+                made |= new - self._passed_on(writer, new)
         return frozenset(made)
 
     def _shared_out(
@@ -139,7 +142,7 @@ class Tracer:
         left = made
         for writer in sorted(writers, key=lambda o: self._rank(use, o, made)):
             if own := left & self._files(writer):
-                own = own - self._passed_on(writer.run_id, own)
+                own = own - self._passed_on(writer, own)
                 left = left - own
                 yield writer, own
 
@@ -147,9 +150,11 @@ class Tracer:
         files = self._files(writer)
         return use.data.digest not in files, -len(files & made), writer.run_id in self._replays, writer.position
 
-    def _passed_on(self, uuid: str, digests: frozenset[str]) -> frozenset[str]:
-        """Those of these digests that the run had read itself."""
-        uses = self._uses_of(uuid, self._run_names[run_stream(uuid)])
+    def _passed_on(self, writer: Origin, digests: frozenset[str]) -> frozenset[str]:
+        """Those of these digests that the run had read itself before it wrote this; what it reads later, it may have
+        made.
+        """
+        uses = [use for use in self._uses_of(writer.run_id, writer.run) if use.position < writer.position]
         return frozenset().union(*(digests & self._contents.of(use.data.digest, _data_of(use)) for use in uses))
 
     # --- forward ----------------------------------------------------------------------------------------------
@@ -206,10 +211,16 @@ class Tracer:
     def _replays_of(self) -> dict[str, list[tuple[str, str]]]:
         found: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for uuid, original in self._replays.items():
-            found[original].append((uuid, self._run_names[run_stream(uuid)]))
+            found[original].append((uuid, self._name(run_stream(uuid))))
         return found
 
     # --- the log, read once -----------------------------------------------------------------------------------
+
+    def _name(self, stream: str) -> str:
+        """Of a run, which may have started since the names were read."""
+        if stream not in self._run_names:
+            self._run_names = self._store.projections.run_names()
+        return self._run_names[stream]
 
     @cached_property
     def _run_names(self) -> dict[str, str]:
@@ -225,7 +236,7 @@ class Tracer:
     def _uses(self) -> list[Use]:
         """All data that any run ever read."""
         return [
-            Use(run_id(e.stream), self._run_names[e.stream], e.event, e.global_position)
+            Use(run_id(e.stream), self._name(e.stream), e.event, e.global_position)
             for e in self._store.read_all(types=(DataCommitted.type,))
             if isinstance(e.event, DataCommitted)
         ]
@@ -234,13 +245,18 @@ class Tracer:
     def _artifacts(self) -> list[Origin]:
         """All artifacts that any run ever wrote."""
         facts = self._store.read_all(types=(ArtifactWritten.type,))
-        return [product(e, self._run_names[e.stream]) for e in facts if isinstance(e.event, ArtifactWritten)]
+        return [product(e, self._name(e.stream)) for e in facts if isinstance(e.event, ArtifactWritten)]
 
     def _checkpoints(self, digests: list[str]) -> Iterator[Origin]:
         for start in range(0, len(digests), _BATCH):
             for match in self._store.projections.checkpoints(digests[start : start + _BATCH]):
-                yield origin(match, *self._store.read_all(after=match.position - 1, limit=1))
+                yield self._origin(match)
             self._progress("files looked up", min(start + _BATCH, len(digests)), len(digests))
+
+    def _origin(self, match: WrittenCheckpoint) -> Origin:
+        if match not in self._known:
+            self._known[match] = origin(match, *self._store.read_all(after=match.position - 1, limit=1))
+        return self._known[match]
 
     # --- manifests --------------------------------------------------------------------------------------------
 
@@ -263,9 +279,11 @@ class Tracer:
         return files_of(writer.written, self._in_artifacts.get(whole, frozenset()))
 
     def _in_artifact(self, artifact: Origin, digests: list[str]) -> Iterator[Origin]:
-        """The artifact, if one of its files has one of these digests."""
+        """The artifact, if it or one of its files has one of these digests."""
         meant = beginning(self._files(artifact), digests)
-        if files := self._contents.paths(artifact.written.digest, meant):
+        if artifact.written.digest in meant:
+            yield artifact
+        elif files := self._contents.paths(artifact.written.digest, meant):
             yield replace(artifact, file=files[0])
 
     def _part(self, use: Use, meant: frozenset[str]) -> Use | None:

@@ -36,7 +36,7 @@ from ledger.record.facts import begin, capture, environment, new_run, resolved_c
 from ledger.record.fetched import discard_fetched, noted_attempt
 from ledger.record.heartbeat import Heartbeat
 from ledger.record.mirroring import require_mirrors, start_mirrors
-from ledger.record.supervise import Exit, supervise, undisturbed
+from ledger.record.supervise import Exit, interruptible, supervise, undisturbed
 from ledger.record.world import node_rank
 from ledger.record.writer import Writer
 from ledger.store.base import run_stream
@@ -212,6 +212,9 @@ def carry_out(
         told = Redactor(os.environ).text(str(error))
         book.append(run.run_id, RunFailed(exception=told), attempt=run.attempt)
         raise
+    except KeyboardInterrupt as stopped:  # before it was launched
+        book.append(run.run_id, RunInterrupted(signal=str(stopped) or "SIGINT"), attempt=run.attempt)
+        raise
     finally:
         heartbeat.stop()
         discard_fetched(book, run.run_id, run.attempt)
@@ -244,7 +247,8 @@ def _carried_out(
     identity = {"LEDGER_RUN": run.run_id, "LEDGER_ATTEMPT": str(run.attempt), "PYTHONUNBUFFERED": "1"}
     base = {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_RESUME_")}
     whole = replace(launch, environ=_seen({**base, **book.settings.environ(), **identity}, launch))
-    argv = book.plugins.launch(whole, world)
+    with interruptible():  # a plugin may take for ever
+        argv = book.plugins.launch(whole, world)
     node = f"-node{node_rank(world)}" if world.nodes > 1 else ""
     spool = book.settings.scratch / "consoles" / f"{run.run_id}-{run.attempt}{node}.txt"
     spool.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ledger.errors import DataUnavailable, UsageError
 from ledger.events import DataCommitted
 from ledger.hooks.ports import Committing
+from ledger.hooks.uris import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,8 +53,9 @@ def commit_data(book: Book, uris: Iterable[str], message: str) -> None:
     sources = {uri: book.plugins.data_source(uri, book.settings, book.objects) for uri in uris}
     committing = {uri: source for uri, source in sources.items() if isinstance(source, Committing)}
     if not committing:
+        where = ", ".join(map(without_credentials, sources)) or "a run without data"
         raise UsageError(
-            f"--commit: there is nothing to commit in {', '.join(sources) or 'a run without data'}",
+            f"--commit: there is nothing to commit in {where}",
             mend="leave --commit out; it is for data with branches, such as lakefs://REPOSITORY/BRANCH/PATH",
         )
     for uri, source in committing.items():

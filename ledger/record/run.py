@@ -28,6 +28,7 @@ from ledger.events import (
     RunStarted,
     World,
 )
+from ledger.hooks.guard import Terminated
 from ledger.record.capture.family import Speakers
 from ledger.record.capture.gpu_time import Meter
 from ledger.record.capture.secrets import Redactor
@@ -330,7 +331,7 @@ class Run:
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
-        raise SystemExit(128 + number)
+        raise Terminated(128 + number)
 
 
 def start_run(

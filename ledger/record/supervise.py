@@ -98,6 +98,20 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Where ``undisturbed`` holds and no command runs yet: signals end what is done here by ``KeyboardInterrupt``.
+
+    It carries the name of the signal.
+    """
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    with _handling(interrupt):
+        yield
+
+
+@contextmanager
 def _handling(handler: _Handler) -> Iterator[None]:
     """Handle the forwarded signals so, and afterwards as before; other threads than the main one cannot."""
     if threading.current_thread() is not threading.main_thread():

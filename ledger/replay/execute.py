@@ -23,6 +23,7 @@ from ledger.errors import (
 from ledger.events import Divergence, ParametersFingerprinted, ReplayCompared
 from ledger.hooks import ports
 from ledger.read.environment import differences
+from ledger.record.capture.secrets import Redactor
 from ledger.record.command import begin_replay, carry_out
 from ledger.record.data import data_places
 from ledger.record.mirroring import require_mirrors, start_mirrors
@@ -303,7 +304,7 @@ def _judge(book: Book, original: RunState, planned: Plan, outcome: Outcome, comp
     replayed = book.run(outcome.run_id)
     judgement = comparison.finish(replayed, stopped=outcome.stopped)
     if not outcome.stopped and planned.part.whole:
-        judgement = _with_checks(judgement, book.plugins.compare_runs(original, replayed))
+        judgement = _with_checks(judgement, _without_secrets(book.plugins.compare_runs(original, replayed)))
     compared = ReplayCompared(
         original=original.id,
         replay=replayed.id,
@@ -317,6 +318,15 @@ def _judge(book: Book, original: RunState, planned: Plan, outcome: Outcome, comp
     book.append(replayed.id, compared)
     book.append(original.id, compared)
     return compared
+
+
+def _without_secrets(checks: Sequence[Check]) -> list[Check]:
+    """What plugins checked, or why they could not, as it goes on record."""
+    redactor = Redactor(os.environ)
+    texts = ("name", "expected", "actual")
+    return [
+        check.model_copy(update={field: redactor.text(getattr(check, field)) for field in texts}) for check in checks
+    ]
 
 
 def _with_checks(judgement: Judgement, checks: Sequence[Check]) -> Judgement:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
 from typing import TYPE_CHECKING, Final
 
 from ledger import __version__
 from ledger.errors import UsageError
 from ledger.files import appearing
+from ledger.hooks.loading import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,9 +61,11 @@ def require_name(name: str) -> None:
 def write(name: str, kind: str, directory: Path) -> list[str]:
     """Write the distribution ``ledger-<name>`` to ``directory``; the relative paths of its files.
 
-    Raises ``UsageError`` where the name cannot be, or the directory is there already.
+    Raises ``UsageError`` where the name cannot be, or an installed plugin has it, or the directory is there already.
     """
     require_name(name)
+    if metadata.entry_points(group=GROUP, name=name):  # pip would let one overwrite the other's modules
+        raise UsageError(f"a plugin {name!r} is installed already", mend=f"choose another name: my-{name}")
     if directory.exists() or directory.is_symlink():
         raise UsageError(f"{directory} exists already", mend="name a directory that does not")
     files = rendered(name, kind)

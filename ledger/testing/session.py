@@ -54,7 +54,7 @@ class Reporter:
 
 def main(module: str, descriptor: int) -> int:
     """Run the tests of ``module``; the exit code of pytest."""
-    alone = ["-c", os.devnull, "--rootdir", os.getcwd(), "-p", "no:cacheprovider", "--strict-markers"]
+    alone = ["-c", os.devnull, "--rootdir", os.getcwd(), "-p", "no:cacheprovider"]
     with open(descriptor, "w", encoding="utf-8") as stream:
         return int(pytest.main([*alone, "--pyargs", module], plugins=[Reporter(stream)]))
 

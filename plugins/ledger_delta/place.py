@@ -11,6 +11,7 @@ from ledger.hooks.uris import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import datetime
     from pathlib import Path
 
 MEND: Final = "pip install 'training-ledger[delta]'"
@@ -26,12 +27,22 @@ class Place:
         self._base = str(path) if path else root.removeprefix("s3://")
         self._fs = _local() if path else _s3()
 
-    def sizes(self) -> dict[str, int]:
-        """The length of every file that is there, by its path in the table."""
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """The length of every file that is there, or in a folder of it, by its path in the table."""
         with self._failures(self._root):
-            found = self._fs.find(self._base, detail=True)
+            found = self._fs.find(f"{self._base}/{folder}".rstrip("/"), detail=True)
         start = len(self._base) + 1
         return {name[start:]: info["size"] for name, info in found.items()}
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file."""
+        return b"".join(self._pieces(name))
+
+    def written(self, name: str) -> datetime:
+        """When a file was written."""
+        with self._failures(name):
+            found: datetime = self._fs.modified(f"{self._base}/{name}")
+        return found
 
     def digest(self, name: str) -> str:
         """SHA-256 of a file."""

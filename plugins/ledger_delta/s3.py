@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ledger.errors import DataUnavailable
+from ledger.errors import DataUnavailable, PluginUnavailable
+from ledger_delta.place import MEND
 
 
 def storage_options() -> dict[str, str]:
@@ -12,8 +13,11 @@ def storage_options() -> dict[str, str]:
 
     The library's own search is no help: where it finds no key it asks an address that only machines of Amazon have.
     """
-    from botocore.exceptions import BotoCoreError
-    from botocore.session import get_session
+    try:
+        from botocore.exceptions import BotoCoreError
+        from botocore.session import get_session
+    except ModuleNotFoundError as error:
+        raise PluginUnavailable(f"S3 cannot be read: {error.name} is not installed", mend=MEND) from error
 
     session = get_session()
     try:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from ledger.errors import DataUnavailable, LedgerError, PluginUnavailable
 from ledger.hooks.uris import local_path
-from ledger_delta.place import MEND
+from ledger_delta.place import MEND, Place
 from ledger_delta.s3 import storage_options
+from ledger_delta.times import commits, made, version_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from deltalake import DeltaTable
 
     from ledger_delta.uris import Asked
 
-_REFUSED: Final = ("403", "401", "necessary privileges", "AccessDenied")
+# As the library's store says it; a bare "403" may be part of a name.
+_REFUSED: Final = ("necessary privileges", "valid authentication credentials", "403 Forbidden", "401 Unauthorized")
 
 
 def open_table(asked: Asked) -> tuple[DeltaTable, datetime | None]:
@@ -26,26 +28,18 @@ def open_table(asked: Asked) -> tuple[DeltaTable, datetime | None]:
 
     Raises ``DataUnavailable``; no message holds a key.
     """
-    newest = _open(asked.root)
-    if asked.at is None:
-        return newest, _made(newest, newest.version())
-    if isinstance(asked.at, int):
-        if asked.at > newest.version():
-            raise DataUnavailable(
-                f"{asked.root} has no version {asked.at}",
-                mend=f"its newest version is {newest.version()}, the first is 0",
-            )
-        return _open(asked.root, asked.at), _made(newest, asked.at)
-    table = _open(asked.root)
-    with reading(asked.root, asked.at.isoformat()):
-        table.load_as_version(asked.at)
-    made = _made(newest, table.version())
-    if made and made > asked.at:
+    table, place = _open(asked.root), Place(asked.root)
+    if isinstance(asked.at, int) and asked.at > table.version():
         raise DataUnavailable(
-            f"{asked.root} has no version as old as {asked.at.isoformat()}",
-            mend=f"the oldest that its log still holds is {table.version()}, of {made.isoformat()}",
+            f"{asked.root} has no version {asked.at}",
+            mend=f"its newest version is {table.version()}, the first is 0",
         )
-    return table, made
+    if asked.at is not None:
+        with reading(asked.root, asked.at):
+            version = asked.at if isinstance(asked.at, int) else version_at(place, asked.root, asked.at)
+        table = _open(asked.root, version)
+    with reading(asked.root, table.version()):
+        return table, made(place, table.version()) if table.version() in commits(place) else None
 
 
 @contextmanager
@@ -57,15 +51,6 @@ def reading(root: str, version: object) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - the library has no base for what its engine raises
         raise _why_not(root, version, error) from None
-
-
-def _made(newest: DeltaTable, version: int) -> datetime | None:
-    # Asked of an older version, the library tells the times of newer ones.
-    with reading(newest.table_uri, version):
-        for commit in newest.history(newest.version() - version + 1):
-            if commit.get("version") == version and "timestamp" in commit:
-                return datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
-    return None
 
 
 def _open(root: str, version: int | None = None) -> DeltaTable:
@@ -85,7 +70,7 @@ def _why_not(root: str, version: object, error: Exception) -> DataUnavailable:
 
     if any(sign in str(error) for sign in _REFUSED):
         return DataUnavailable(
-            f"the keys that were found may not read {root}", mend="check them, for example with `aws s3 ls`"
+            f"{root} may not be read", mend="check its permissions, or the keys, for example with `aws s3 ls`"
         )
     if isinstance(error, TableNotFoundError) and version is None:
         return DataUnavailable(

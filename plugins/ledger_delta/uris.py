@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ledger.errors import UsageError
-from ledger.hooks.uris import local_path
+from ledger.hooks.uris import local_path, without_credentials
 
 _SCHEME: Final = "delta+"
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -40,9 +40,11 @@ class Asked:
                     mend=f"{_FORM}; keys are taken from where the AWS command line has them",
                 )
         elif kind != "file":
-            raise UsageError(f"{uri} names no table that Ledger can read", mend=_FORM)
+            raise UsageError(f"delta+{kind}: is no kind of table that Ledger can read", mend=_FORM)
         if "?" in rest:
-            raise UsageError(f"{uri}: there are no options", mend="a question mark in a name is written %3F")
+            raise UsageError(
+                f"{without_credentials(uri)}: there are no options", mend="a question mark in a name is written %3F"
+            )
         folder, slash, last = rest.rpartition("/")
         name, mark, moment = last.rpartition("@")
         table = folder + slash + (name if mark else last)

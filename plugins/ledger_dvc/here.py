@@ -25,6 +25,11 @@ def root_of(directory: Path | None) -> Path:
         ) from None
 
 
+def working_tree(directory: Path | None) -> Path | None:
+    """``directory``, if files are checked out there; a bare repository has none."""
+    return directory if directory and (directory / ".git").exists() else None
+
+
 def uncommitted(root: Path, path: str, outputs: Iterable[str]) -> list[str]:
     """What at or below ``path`` is not as in the newest commit: for git, and for DVC's ``outputs`` there.
 
@@ -34,10 +39,12 @@ def uncommitted(root: Path, path: str, outputs: Iterable[str]) -> list[str]:
     from dvc.repo import Repo
 
     targets: dict[str, list[str]] = {}
-    for output in outputs:
-        repo = Repo.find_root(str((root / output).parent))
-        targets.setdefault(repo, []).append(os.path.relpath(root / output, repo))
     try:
+        for output in outputs:
+            # The folder of data that are not checked out may not be there.
+            folder = next(parent for parent in (root / output).parents if parent.is_dir())
+            repo = Repo.find_root(str(folder))
+            targets.setdefault(repo, []).append(os.path.relpath(root / output, repo))
         found = {name for repo, names in targets.items() for name in _of_dvc(repo, names)}
     except DvcException as error:
         raise DataUnavailable(
@@ -60,6 +67,6 @@ def _of_dvc(repo: str, targets: list[str]) -> list[str]:
 def _of_git(root: Path, path: str) -> list[str]:
     from dvc.scm import SCM
 
-    staged, unstaged, _ = SCM(str(root)).status(untracked_files="no")
-    names = {*unstaged, *(name for names in staged.values() for name in names)}
+    staged, unstaged, untracked = SCM(str(root)).status(untracked_files="all")
+    names = {*unstaged, *untracked, *(name for names in staged.values() for name in names)}
     return [name for name in names if f"{name}/".startswith(f"{path}/")]

@@ -1,7 +1,8 @@
 """A git repository at one commit, with what DVC keeps beside it. Nothing is checked out, and no branch is moved.
 
-A repository on this machine is read where it is; any other is cloned to a temporary directory that goes with the
-process. Everything raises ``DataUnavailable``, and no message holds what a server has said: that may hold a key.
+A working tree on this machine is read where it is; any other repository is cloned to a temporary directory that goes
+with the process. Everything raises ``DataUnavailable``, and no message holds what a server has said: that may hold a
+key.
 """
 
 from __future__ import annotations
@@ -88,15 +89,18 @@ class Repository:
             found = self.fs.find(f"/{path}", detail=True)
             return [_file("." if single else where[len(path) + 2 :], where, info) for where, info in found.items()]
 
-    def outputs(self, path: str) -> dict[str, str]:
-        """The MD5 that the commit has for each of DVC's outputs at, above or below ``path``; by path."""
-        found = {}
+    def outputs(self, path: str) -> dict[str, str | None]:
+        """The MD5 that the commit has for each of DVC's outputs at, above or below ``path``; by path.
+
+        None for one of a pipeline that was never run.
+        """
+        found: dict[str, str | None] = {}
         with self._failures(path):
             for repo in {id(repo): repo for repo in self._repositories(path)}.values():
                 for output in repo.index.outs:
                     where = output.fs_path.lstrip("/")
                     if f"{where}/".startswith(f"{path}/") or f"{path}/".startswith(f"{where}/"):
-                        found[where] = str(output.hash_info.value)
+                        found[where] = output.hash_info.value
         return found
 
     def pieces(self, file: File) -> Iterator[bytes]:
@@ -111,9 +115,10 @@ class Repository:
         for kind in ("cache", "remote", "data"):
             places: dict[Any, dict[str, str]] = {}
             for path, file in wanted.items():
-                if kept := getattr(file.storage, kind):
-                    filesystem, place = kept.get(file.tracked)
-                    places.setdefault(filesystem, {})[path] = place
+                with self._failures(path):
+                    if kept := getattr(file.storage, kind):
+                        filesystem, place = kept.get(file.tracked)
+                        places.setdefault(filesystem, {})[path] = place
             for filesystem, named in places.items():
                 with self._failures(f"what lies in a {kind}"):
                     there = filesystem.exists(list(named.values()))

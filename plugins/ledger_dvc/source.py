@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +24,7 @@ from ledger.errors import DataUnavailable, IntegrityError, ObjectNotFound, Unava
 from ledger.events import DataCommit
 from ledger.files import appearing
 from ledger.hooks.ports import Availability
-from ledger_dvc.here import root_of, uncommitted
+from ledger_dvc.here import root_of, uncommitted, working_tree
 from ledger_dvc.library import require
 from ledger_dvc.repository import Repository
 from ledger_dvc.uris import Place
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ledger_dvc.repository import File
 
 _THREADS: Final = 8
+_HEAD: Final = re.compile(r"^HEAD(?![\w./-])")
 
 
 class UncommittedData(DataUnavailable):
@@ -59,8 +61,9 @@ class DvcSource:
             asked = replace(asked, repository=root_of(asked.directory).as_uri())
         repository = _open(asked)
         files, outputs = repository.files(asked.path), repository.outputs(asked.path)
-        if asked.directory and asked.rev is None:
-            _refuse_uncommitted(asked.directory, asked.path, outputs)
+        tree = working_tree(asked.directory)
+        if tree and asked.rev is None:
+            _refuse_uncommitted(tree, asked.path, outputs)
         manifest = _manifest(files, lambda file: _digest(repository.pieces(file)))
         self._objects.put_bytes(manifest.content)
         return DataCommit(
@@ -122,9 +125,12 @@ def _refuse_uncommitted(root: Path, path: str, outputs: Iterable[str]) -> None:
 
 
 def _open(place: Place) -> Repository:
-    if place.directory:
-        return Repository(str(place.directory), place.rev or "HEAD")
-    return Repository(place.repository, place.rev)
+    tree = working_tree(place.directory)
+    if tree:
+        return Repository(str(tree), place.rev or "HEAD")
+    # DVC keeps its clone for the process, and HEAD there is the branch that was asked for first.
+    rev = None if place.rev in (None, "HEAD") else _HEAD.sub("refs/remotes/origin/HEAD", place.rev)
+    return Repository(f"file://{place.directory}" if place.directory else place.repository, rev)
 
 
 def _reopen(commit: DataCommit) -> tuple[Place, Repository]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 from ledger.errors import UsageError
-from ledger.hooks.uris import local_path
+from ledger.hooks.uris import local_path, without_credentials
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,10 @@ _FORM: Final = (
     "write dvc://PATH@REV for the git repository of the working directory, or "
     "dvc+https://HOST/REPOSITORY.git//PATH@REV (dvc+ssh:, dvc+file:) for another one"
 )
-_ADDRESS: Final = re.compile(r"(https?://|ssh://(\w[\w.-]*@)?)[\w\[][^/@]*/.+")
+_HOST: Final = r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?"
+_ADDRESS: Final = re.compile(rf"(https?://|ssh://(\w[\w.-]*@)?)(?!-){_HOST}/.+")
+_SLASHED: Final = re.compile(r"[^/@\[]*:(?!\d*/)[^@/]*/[^@]*@")
+"""A password with a slash in it, which no URL may hold."""
 _REV: Final = re.compile(r"[^\s-]\S*")
 
 
@@ -49,10 +52,14 @@ class Place:
             raise UsageError(
                 "a dvc: URI holds no password and no token", mend=f"{_FORM}; git asks its credential helper for them"
             )
-        if not mark or kind not in ("", "http", "https", "ssh", "file"):
-            raise UsageError(f"{uri} names no data in a git repository", mend=_FORM)
+        if not mark:
+            raise UsageError("a dvc: URI has two slashes after its scheme", mend=_FORM)
+        if kind not in ("", "http", "https", "ssh", "file"):
+            raise UsageError(f"{without_credentials(uri)} names no data in a git repository", mend=_FORM)
         if "?" in rest:
-            raise UsageError(f"{uri}: there are no options", mend="a question mark in a name is written %3F")
+            raise UsageError(
+                f"{without_credentials(uri)}: there are no options", mend="a question mark in a name is written %3F"
+            )
         repository = ""
         if kind:
             address, _, rest = rest.partition("//")
@@ -65,7 +72,7 @@ class Place:
 
 def _holds_secret(kind: str, rest: str) -> bool:
     user, mark, _ = rest.partition("/")[0].rpartition("@")
-    return bool(mark) and (kind != "ssh" or ":" in user)
+    return (bool(mark) and (kind != "ssh" or ":" in user)) or bool(_SLASHED.match(rest))
 
 
 def _repository(address: str, uri: str) -> str:

@@ -171,14 +171,23 @@ class FsspecSource:
     def _found(self, place: Files, pinned: _Pinned) -> list[File]:
         """Where each pinned file can be read. Raises ``DataUnavailable``, naming what cannot be had."""
         now = {file.name: file for file in place.listed()}
+        entries = pinned.manifest.entries
         with ThreadPoolExecutor(THREADS) as pool:
-            found = [*pool.map(lambda entry: _holder(place, entry, pinned, now), pinned.manifest.entries)]
-        changes = [each for each in found if isinstance(each, str)]
+            holders = pool.map(lambda entry: _holder(place, pinned.files[entry.path], now.get(entry.path)), entries)
+            found = {file.name: file for file in holders if file}
+        lost = {entry.path: entry for entry in entries if entry.path not in found}
+        again = [now[path] for path, entry in lost.items() if path in now and now[path].bytes == entry.bytes]
+        # Written again, and perhaps the same.
+        found |= {
+            file.name: file for file, pieces in place.contents(again) if digest_of(pieces) == lost[file.name].digest
+        }
+        gone = [path for path in lost if path not in found]
+        changes = [f"{'changed' if path in now else 'missing'} {place.named(path)}" for path in gone]
         if not pinned.kept:  # then all that a pin means is that the place is as it was
             changes += [f"new {name}" for name in sorted(now.keys() - pinned.files.keys())]
         if changes:
             raise DataUnavailable(some(f"{place.url} is no longer what was pinned:", changes), mend=_MEND)
-        return [each for each in found if isinstance(each, File)]
+        return [found[entry.path] for entry in entries]
 
     def _bring(self, place: Files, files: Iterable[File], manifest: Manifest, root: Path) -> None:
         """Write all files below ``root``, or the one to it, and verify them."""
@@ -227,16 +236,8 @@ def _refuse_changes(place: Files, read: Sequence[File]) -> None:
         )
 
 
-def _holder(place: Files, entry: Entry, pinned: _Pinned, now: Mapping[str, File]) -> File | str:
-    """Where the content of an entry is, or what became of it."""
-    file, here = pinned.files[entry.path], now.get(entry.path)
-    if here is not None and here.same(file):
+def _holder(place: Files, pinned: File, here: File | None) -> File | None:
+    """Where the content of a pinned file is, as far as the service tells without giving all of it."""
+    if here is not None and here.same(pinned):
         return here
-    if place.has(file):
-        return file
-    if here is None:
-        return f"missing {place.named(entry.path)}"
-    # Written again, and perhaps the same.
-    if here.bytes == entry.bytes and digest_of(place.content(here)) == entry.digest:
-        return here
-    return f"changed {place.named(entry.path)}"
+    return pinned if place.has(pinned) else None

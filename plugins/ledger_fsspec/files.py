@@ -94,7 +94,7 @@ class Files:
     def listed(self) -> list[File]:
         """All files now, by name; none where there is nothing."""
         with self._failures():
-            about = self._about() if self._is_http or not self.url.endswith("/") else None
+            about = self._told(self._root) if self._is_http or not self.url.endswith("/") else None
             if about is not None and about["type"] == "file":
                 return [self._file(SINGLE, about)]
             if self._is_http:
@@ -172,15 +172,6 @@ class Files:
 
     # --- what is there ----------------------------------------------------------------------------------------
 
-    def _about(self) -> dict[str, Any] | None:
-        about = self._told(self._root)
-        if about and self._is_http and about["size"] is None:
-            raise DataUnavailable(
-                f"{self.url} cannot be pinned: the server does not say how long it is",
-                mend="download it, and name the copy with file:",
-            )
-        return about
-
     def _told(self, path: str) -> dict[str, Any] | None:
         try:
             told: dict[str, Any] = tried(self._asked_http if self._is_http else self._fs.info, path)
@@ -219,6 +210,11 @@ class Files:
         return name.removeprefix(self._root.lstrip("/")).removeprefix("/")
 
     def _file(self, name: str, about: Mapping[str, Any]) -> File:
+        if about["size"] is None:
+            raise DataUnavailable(
+                f"{self._shown(name)} cannot be pinned: the server does not say how long it is",
+                mend="download it, and name the copy with file:",
+            )
         told = next((about[field] for field in _CHECKSUMS if about.get(field)), "")
         version = about.get(self._service.field) if self._service else None
         return File(name, int(about["size"]), str(told).strip('"'), "" if version in _NO_VERSION else str(version))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class PinnedFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]  # fsspec is untyped
     """Paths are those of the URL, without its scheme. It holds no key: where it is unpickled, one is found again.
 
-    A file of which the service keeps no versions is looked at before each read, and refused where it has changed.
+    A file of which the service keeps no versions is looked at after each read, and refused where it has changed.
     """
 
     protocol = "pinned"
@@ -38,16 +38,19 @@ class PinnedFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]  # fssp
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """The bytes of a file, or some of them; negative positions count from its end."""
-        file = self._checked(path)
+        file = self._pinned(path)
         first, last, _step = slice(start, end).indices(file.bytes)
         if (first, last) != (0, file.bytes):
-            return self._source.read(file, first, last)
-        return b"".join(self._source.content(file))
+            return self._read(file, first, last)
+        content = b"".join(self._source.content(file))
+        self._refuse_change(file)
+        return content
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> AbstractBufferedFile:
         if mode != "rb":
             raise PermissionError(f"{self._url} is pinned: it can only be read")
-        file = self._checked(path)
+        file = self._pinned(path)
+        self._refuse_change(file)
         return _Reader(self, path, file=file, size=file.bytes, block_size=block_size or "default", **options)
 
     def _get_dirs(self) -> None:
@@ -63,15 +66,23 @@ class PinnedFileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]  # fssp
     def _place(self, name: str) -> str:
         return self.root if name == SINGLE else f"{self.root}/{name}"
 
-    def _checked(self, path: str) -> File:
+    def _pinned(self, path: str) -> File:
         file = self._files.get(self._strip_protocol(path))
         if file is None:
             raise FileNotFoundError(f"{path} is not among what was pinned of {self._url}")
+        return file
+
+    def _read(self, file: File, start: int, end: int) -> bytes:
+        piece = self._source.read(file, start, end)
+        self._refuse_change(file)
+        return piece
+
+    def _refuse_change(self, file: File) -> None:
         if not file.version and not self._source.unchanged(file):
             raise DataUnavailable(
-                f"{path} is no longer what was pinned", mend="put the pinned content back, or start a new run"
+                f"{self._place(file.name)} is no longer what was pinned",
+                mend="put the pinned content back, or start a new run",
             )
-        return file
 
 
 class _Reader(AbstractBufferedFile):  # type: ignore[misc]
@@ -83,4 +94,4 @@ class _Reader(AbstractBufferedFile):  # type: ignore[misc]
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         fs: Any = self.fs
-        return bytes(fs._source.read(self._file, start, min(end, self._file.bytes)))
+        return bytes(fs._read(self._file, start, min(end, self._file.bytes)))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from ledger.errors import InvalidSettings
+from ledger.hooks.folders import only_folder_of
 from ledger.hooks.specs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from ledger import Settings
     from ledger.hooks.ports import Mirror
-
-_DIRECTORY: Final = "directory"
 
 
 @hookimpl
@@ -22,15 +19,4 @@ def open_mirrors(settings: Settings) -> Sequence[Mirror]:
     """The one mirror of this plugin, ``jsonl``."""
     from ledger_jsonl.mirror import JsonLines
 
-    return [JsonLines(_directory(settings))]
-
-
-def _directory(settings: Settings) -> Path:
-    table = settings.plugin_settings.get("jsonl", {})
-    for key, value in table.items():
-        if key != _DIRECTORY or not isinstance(value, str) or not value:
-            raise InvalidSettings(
-                f"ledger.toml: plugin.jsonl.{key} = {value!r} is not understood",
-                mend='the one setting of [plugin.jsonl] is directory = "DIR", where the files go',
-            )
-    return settings.base / str(table[_DIRECTORY]) if table else settings.scratch / "jsonl"
+    return [JsonLines(only_folder_of(settings, "jsonl", "where the files go"))]

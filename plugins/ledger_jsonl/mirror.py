@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.codec import canonical_json
-from ledger.errors import Conflict, Unavailable
+from ledger.errors import Conflict
 from ledger.files import sync_directory
+from ledger.hooks.folders import not_ours, reachable
 from ledger.hooks.pages import Page, Point, page_of
 from ledger_jsonl.tail import whole_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -44,7 +44,7 @@ class JsonLines:
         """See ``Mirror.deliver``. On disk, not only written, when it returns."""
         run = batch[0].stream.removeprefix("run-")
         path = self._path(run)
-        with _reachable(path):
+        with reachable(path, self.name):
             self._directory.mkdir(parents=True, exist_ok=True)
             new = not path.exists()
             with path.open("a+b") as file:
@@ -60,7 +60,7 @@ class JsonLines:
     def shows(self, run_id: str) -> Page | None:
         """See ``Mirror.shows``."""
         path = self._path(run_id)
-        with _reachable(path):
+        with reachable(path, self.name):
             if not self._directory.exists():
                 return None
             os.listdir(self._directory)  # a directory that cannot be read is no directory without that run
@@ -68,8 +68,11 @@ class JsonLines:
                 return None
             lines = path.read_bytes().split(b"\n")[:-1]  # after the last end of a line nothing counts
         if not lines or lines[0] != _header(run_id):
-            raise _not_ours(path)
-        return _page(map(json.loads, lines[1:]))
+            raise not_ours(path, "jsonl")
+        try:
+            return _page(map(json.loads, lines[1:]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise not_ours(path, "jsonl") from error
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -85,7 +88,7 @@ def _append(file: BinaryIO, path: Path, run: str, batch: Sequence[Recorded]) -> 
     end, last = whole_end(file)
     file.seek(0)
     if not (header + b"\n").startswith(file.read(len(header) + 1)):
-        raise _not_ours(path)
+        raise not_ours(path, "jsonl")
     if end == 0 and batch[0].position > 0:
         raise Conflict(
             f"{path} is not there, though the beginning of its run was delivered",
@@ -106,7 +109,7 @@ def _place(last: bytes, path: Path) -> tuple[int, int]:
         position, number = json.loads(last)["event"]
         return int(position), int(number) + 1
     except (ValueError, TypeError, KeyError) as error:
-        raise _not_ours(path) from error
+        raise not_ours(path, "jsonl") from error
 
 
 def _lines(recorded: Recorded) -> list[bytes]:
@@ -164,21 +167,3 @@ def _scalar(line: Mapping[str, Any]) -> Scalar:
 
 def _header(run: str) -> bytes:
     return canonical_json({"format": 1, "run": run, "written by": "training-ledger"})
-
-
-def _not_ours(path: Path) -> Conflict:
-    return Conflict(
-        f"{path} is not a file that this mirror wrote for that run",
-        mend="move it away, then `ledger mirror RUN --to jsonl --again`",
-    )
-
-
-@contextmanager
-def _reachable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(
-            f"{path} cannot be read or written: {error.strerror}",
-            mend="check that disk and the permissions; [plugin.jsonl] directory names another place",
-        ) from error

@@ -29,6 +29,14 @@ _BACKOFF_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 60
 """A server that asks for more is taken to be down for now."""
 
+_LATER: Final = "try again later"
+_MENDS: Final = {
+    409: "try again: somebody else changes the same",
+    412: "do what the repository asks for (its hooks say what), or take what is committed already",
+    423: _LATER,
+    429: _LATER,
+}
+
 Answer = TypeVar("Answer")
 
 
@@ -128,8 +136,9 @@ class Server:
             )
         told = f"{what} cannot be had: lakeFS at {self.endpoint} answers {status} ({said})"
         if status == 400:
-            return Malformed(told)
-        return DataUnavailable(told, mend="try again later" if status == 429 or status >= 500 else None)
+            return Malformed(told, mend="check the repository, the branch, tag or commit, and the path")
+        usual = _LATER if status >= 500 else "ask whoever runs the server"
+        return DataUnavailable(told, mend=_MENDS.get(status, usual))
 
 
 def _said(error: ApiException) -> str:

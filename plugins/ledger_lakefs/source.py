@@ -167,8 +167,13 @@ class LakefsSource:
         return list(islice(self._lake.uncommitted(asked.repository, asked.ref, asked.path), _SHOWN + 1))
 
     def _commit_changes(self, asked: Asked, message: str) -> None:
-        if self._changes_on_branch(asked):
+        if not self._changes_on_branch(asked):
+            return
+        try:
             self._lake.commit(asked.repository, asked.ref, message)
+        except DataUnavailable:  # of several runs that are started together, one is the first
+            if self._changes_on_branch(asked):
+                raise
 
     def _refuse_changes(self, asked: Asked) -> None:
         changes = self._changes_on_branch(asked)

@@ -73,17 +73,17 @@ class Asked:
                 mend=f"{_FORM}; the endpoint and the key are taken from the environment or ~/.lakectl.yaml",
             )
         if not address.lower().startswith(_SCHEME) or not _REPOSITORY.fullmatch(repository):
-            raise UsageError(f"{uri} names no lakeFS repository", mend=_FORM)
+            raise UsageError(f"{address} names no lakeFS repository", mend=_FORM)
         if not _REF.fullmatch(ref):
-            raise UsageError(f"{uri} names no branch, tag or commit", mend=_FORM)
-        message, keep = _options(uri, query)
+            raise UsageError(f"{address} names no branch, tag or commit", mend=_FORM)
+        message, keep = _options(address, query)
         try:
             return cls(repository, ref, unquote(path, errors="strict"), message, keep)
         except UnicodeDecodeError as error:
-            raise UsageError(f"{uri} is not UTF-8 when decoded: {error.reason}", mend=_FORM) from error
+            raise UsageError(f"{address} is not UTF-8 when decoded: {error.reason}", mend=_FORM) from error
 
 
-def _options(uri: str, query: str) -> tuple[str | None, bool]:
+def _options(address: str, query: str) -> tuple[str | None, bool]:
     message, keep = None, True
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key == "commit" and value.strip():
@@ -92,7 +92,7 @@ def _options(uri: str, query: str) -> tuple[str | None, bool]:
             keep = value == "yes"
         else:
             raise UsageError(
-                f"{uri}: {key}={value} is not understood",
+                f"{address}: the option {key} is not understood",
                 mend="the options are ?commit=MESSAGE and ?keep=no; a question mark in a name is written %3F",
             )
     return message, keep

@@ -104,7 +104,9 @@ class Entries:
     def _keep(self, kind: str, why: str, **entry: Any) -> None:
         warnings.warn(f"MLflow refuses the {kind} {entry['name']}, a tag keeps it: {why}", RuntimeWarning, stacklevel=3)
         text = json.dumps({"kind": kind, **entry, "value": str(entry["value"])}, ensure_ascii=False)
-        self.tags({REFUSED + hashlib.sha256(text.encode()).hexdigest()[:16]: text})
+        # Of a tag the newest value counts and replaces the one before, of a metric each.
+        identity = f"tag {entry['name']}" if kind == "tag" else text
+        self.tags({REFUSED + hashlib.sha256(identity.encode()).hexdigest()[:16]: text})
 
     def _send(
         self, kind: str, entries: Sequence[Entry], most: int, size: Callable[[Entry], int]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from ledger.errors import InvalidSettings
-from ledger.hooks.uris import without_credentials
+from ledger.hooks.uris import without_credentials, without_password
 
 if TYPE_CHECKING:
     from ledger import Settings
@@ -30,7 +30,7 @@ class Place:
     @property
     def address(self) -> str:
         """The server without credentials: fit to be told."""
-        return without_credentials(self.uri)
+        return _fit_to_be_told(self.uri)
 
 
 def find_place(settings: Settings) -> Place:
@@ -43,7 +43,20 @@ def find_place(settings: Settings) -> Place:
         if key not in _KEYS or not isinstance(value, str) or not value:
             raise InvalidSettings(f"ledger.toml: plugin.mlflow.{key} = {value!r} is not understood", mend=_MEND)
     uri = table.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT
-    if urlsplit(uri).scheme not in ("http", "https"):
-        raise InvalidSettings(f"{without_credentials(uri)} is not the address of an MLflow server", mend=_MEND)
+    if not _is_address(uri):
+        raise InvalidSettings(f"{_fit_to_be_told(uri)} is not the address of an MLflow server", mend=_MEND)
     experiment = table.get("experiment") or os.environ.get("MLFLOW_EXPERIMENT_NAME") or settings.project or "ledger"
     return Place(uri.rstrip("/"), experiment)
+
+
+def _is_address(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        # The port raises where it is none: that of a password with a slash in it, read as the end of the host.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _fit_to_be_told(uri: str) -> str:
+    return without_credentials(without_password(uri))  # a password with a slash in it is one, too

@@ -26,7 +26,7 @@ class NeptuneMirror:
         self.target = str(directory)
         self._directory = directory
         self._held: dict[str, Held] = {}
-        """Of each run that was delivered, so that its queue is read once and not for every delivery."""
+        """Of the run that was delivered last, so that its queue is read once and not for every delivery."""
 
     def deliver(self, batch: Sequence[Recorded]) -> None:
         """See ``Mirror.deliver``."""
@@ -35,7 +35,7 @@ class NeptuneMirror:
 
         run = batch[0].stream.removeprefix("run-")
         folder = place(self._directory, run)
-        held = self._held.pop(run, None)
+        held, self._held = self._held.get(run), {}
         if held is None or not folder.exists():
             held = hold(folder)
         carry_on(folder, run, batch, held)

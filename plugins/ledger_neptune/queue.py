@@ -14,7 +14,7 @@ from ledger.files import appearing, sync_directory
 from ledger_neptune.operations import Held, delivery, is_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ledger.codec import Recorded
@@ -61,17 +61,14 @@ def hold(folder: Path) -> Held:
             return held
         try:
             with (folder / _FILE).open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    end += len(line)
-                    version, operation = _read(line)
+                for size, version, operation in _read(file):
+                    end += size
                     waiting.append(operation)
                     if is_whole(operation):
                         for each in waiting:
                             held.take(each)
                         held.end, held.version, waiting = end, version, []
-        except (ValueError, KeyError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError) as error:
             raise not_ours(folder) from error
     if not held.end:  # a queue of ours appears with its first delivery
         raise not_ours(folder)
@@ -94,11 +91,20 @@ def operations(folder: Path) -> Iterator[Any]:
             yield found.obj
 
 
-def _read(line: bytes) -> tuple[int, Any]:
+def _read(lines: Iterable[bytes]) -> Iterator[tuple[int, int, Any]]:
+    """Of each line its length, Neptune's number and the operation, up to the first that a crash has torn."""
     from neptune.internal.operation import Operation
 
-    entry = json.loads(line)
-    return entry["version"], Operation.from_dict(entry["obj"])
+    for line in lines:
+        if not line.endswith(b"\n"):
+            return
+        try:
+            entry = json.loads(line)
+            operation = Operation.from_dict(entry["obj"])
+            version = int(entry["version"])
+        except (ValueError, KeyError, TypeError):
+            return
+        yield len(line), version, operation
 
 
 def _put(folder: Path, held: Held, made: Sequence[Any]) -> None:

@@ -8,9 +8,10 @@ from collections import defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ledger.errors import Conflict, PluginUnavailable, Unavailable
+from ledger.errors import Conflict, PluginUnavailable
 from ledger.events import ConfigResolved, RunStarted
 from ledger.files import appearing, sync_directory
+from ledger.hooks.folders import reachable
 from ledger.hooks.pages import Page, flat, moment, page_of
 from ledger_tensorboard import records, rules
 from ledger_tensorboard.folder import Folder
@@ -118,12 +119,8 @@ class TensorBoardMirror:
     @contextmanager
     def _reachable(self) -> Iterator[None]:
         try:
-            yield
-        except OSError as error:
-            raise Unavailable(
-                f"{self._directory} cannot be read or written: {error.strerror or error}",
-                mend="check permissions and space there, or name another place: [plugin.tensorboard] directory",
-            ) from error
+            with reachable(self._directory, self.name):
+                yield
         except ModuleNotFoundError as error:
             raise PluginUnavailable(
                 f"the mirror tensorboard needs a package that is not installed: {error.name}",

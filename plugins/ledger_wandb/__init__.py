@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +21,9 @@ _MEND: Final = (
     f"the settings of [plugin.wandb] are {', '.join(_KEYS)}, all of them text; mode is {' or '.join(_MODES)}; "
     "the key comes from WANDB_API_KEY or `wandb login`"
 )
+_URL_MEND: Final = "write it as https://wandb.example.org, without user, password, ? and #; the key is in WANDB_API_KEY"
+_BASE_URL: Final = "WANDB_BASE_URL"
+"""Where W&B's own client looks for a server, and so where the key of WANDB_API_KEY is good for."""
 
 
 @hookimpl
@@ -34,22 +38,28 @@ def open_mirrors(settings: Settings) -> Sequence[Mirror]:
     entity, project = table.get("entity", ""), table.get("project", "")
     if table.get("mode", "offline") == "offline":
         return [OfflineMirror(directory, entity, project)]
-    return [OnlineMirror(directory, entity, project, table.get("base_url", "https://api.wandb.ai"))]
+    base_url = table.get("base_url") or os.environ.get(_BASE_URL) or "https://api.wandb.ai"
+    if not _is_base_url(base_url):
+        raise InvalidSettings(f"{_BASE_URL} is no http(s) URL, or more than one", mend=_URL_MEND)
+    return [OnlineMirror(directory, entity, project, base_url)]
 
 
 def _check(key: str, value: object) -> None:
-    good = key in _KEYS and isinstance(value, str) and value != ""
-    if key == "mode":
-        good = value in _MODES
-    if good and key == "base_url":
-        _check_url(str(value))
-    if not good:
-        raise InvalidSettings(f"ledger.toml: plugin.wandb.{key} = {value!r} is not understood", mend=_MEND)
+    """No message shows the value of what may be a secret: of a key that is not known, or of a URL."""
+    where = f"ledger.toml: plugin.wandb.{key}"
+    if key not in _KEYS:
+        raise InvalidSettings(f"{where} is no setting", mend=_MEND)
+    if not isinstance(value, str) or not value or (key == "mode" and value not in _MODES):
+        raise InvalidSettings(f"{where} = {value!r} is not understood", mend=_MEND)
+    if key == "base_url" and not _is_base_url(value):
+        raise InvalidSettings(f"{where} is no http(s) URL, or more than one", mend=_URL_MEND)
 
 
-def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.username or parts.password:
-        raise InvalidSettings("ledger.toml: plugin.wandb.base_url has a user or password in it", mend=_MEND)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidSettings(f"ledger.toml: plugin.wandb.base_url = {url!r} is no http(s) URL", mend=_MEND)
+def _is_base_url(url: str) -> bool:
+    """Whether it is the address of a server and nothing else: no credentials, no query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    extra = "@" in parts.netloc or parts.query or parts.fragment
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not extra

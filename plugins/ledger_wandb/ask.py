@@ -1,4 +1,4 @@
-"""``python -m ledger_wandb.ask ENTITY/PROJECT/RUN [history]``: what a W&B server has of a run, as JSON lines.
+"""``python -m ledger_wandb.ask [ENTITY/]PROJECT/RUN [history]``: what a W&B server has of a run, as JSON lines.
 
 A program of its own, because the client starts a service that tries for a long time: whoever runs it can end both. The
 lines are as those of ``wandb leet inspect --json``. Exit code 3 says that there is no such run.
@@ -18,7 +18,10 @@ def main(path: str, *, history: bool) -> int:
     import wandb
 
     try:
-        run = wandb.Api(timeout=_SECONDS).run(path)
+        api = wandb.Api(timeout=_SECONDS)
+        if path.count("/") == 1:  # where an upload goes; by itself this would look below WANDB_ENTITY
+            path = f"{api.default_entity}/{path}"
+        run = api.run(path)
     except wandb.errors.CommError as error:
         if "could not find" not in str(error).lower():
             raise

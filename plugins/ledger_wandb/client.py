@@ -61,9 +61,11 @@ def server_has(base_url: str, place: Place, *, history: bool) -> list[dict[str, 
     return _lines(out)
 
 
-def sync(path: Path, base_url: str) -> None:
-    """Have W&B upload a file; it is done when W&B has left its mark beside it."""
-    _, _, said = _run(("wandb", "sync", str(path)), base_url, _UPLOAD_S)
+def sync(path: Path, base_url: str, place: Place) -> None:
+    """Have W&B upload a file to that place; it is done when W&B has left its mark beside it."""
+    entity = (f"--entity={place.entity}",) if place.entity else ()
+    words = ("wandb", "sync", *entity, f"--project={place.project}", str(path))
+    _, _, said = _run(words, base_url, _UPLOAD_S)
     if not path.with_name(f"{path.name}.synced").exists():
         raise _refused(base_url, said)
 

@@ -65,7 +65,7 @@ def carry_on(directory: Path, place: Place, batch: Sequence[Recorded], held: Hel
 
 
 def synced(path: Path) -> Path:
-    """The file with which W&B says that it has all of another."""
+    """The file with which W&B says that it has all of another; Ledger writes into it which W&B that is."""
     return path.with_name(f"{path.name}.synced")
 
 
@@ -129,8 +129,8 @@ def _fresh(path: Path, held: Held, batch: Sequence[Recorded]) -> Sequence[Record
     if fresh and fresh[0].position > events:
         raise Conflict(
             f"{path} has {events} events of a run of which {fresh[0].position} were delivered",
-            mend="somebody has removed a file or put back an older one: "
-            "`ledger mirror RUN --to wandb --again` writes what is missing",
+            mend="somebody has removed a file or put back an older one: `ledger mirror RUN --to wandb --again` writes "
+            'all of it anew; where W&B has the run already, with mode = "online", which sends only what it lacks',
         )
     if fresh and events and fresh[0].previous_digest != mark["last"]:
         raise not_ours(path)

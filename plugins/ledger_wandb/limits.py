@@ -23,7 +23,7 @@ _EXACT: Final = 2**53
 
 _NAME_RULE: Final = f"a name that is empty or begins with _, {OURS} or {_ESCAPE} is shown with {_ESCAPE} before it"
 _TAG_RULE: Final = f"a tag has 1 to {_TAG} characters: a longer one is cut and ends with a digest of the whole"
-_ZERO_RULE: Final = "a zero has no sign"
+_POINT_RULE: Final = "a zero has no sign, and a step beyond 2^53 is the nearest number that W&B has"
 _NUMBER_RULE: Final = (
     "outside of the history, a whole number beyond 2^53 and what is no finite number are text; a zero has no sign"
 )
@@ -38,7 +38,7 @@ def adapt(page: Page) -> tuple[Page, Sequence[Adaptation]]:
     fields = {key: _scalar(value) for key, value in page.fields.items()}
     told = [
         *_told("metric ", _NAME_RULE, metrics),
-        *(Adaptation("metric " + name, _ZERO_RULE) for name in _with_negative_zeros(page.points)),
+        *(Adaptation("metric " + name, _POINT_RULE) for name in _not_as_they_are(page.points)),
         *_told("config ", _NAME_RULE, keys),
         *_told("tag ", _TAG_RULE, tags),
         *(Adaptation("config " + key, _NUMBER_RULE) for key, value in config.items() if value is not page.config[key]),
@@ -69,8 +69,13 @@ def _is_negative_zero(value: Scalar) -> bool:
     return isinstance(value, float) and value == 0 and math.copysign(1, value) < 0
 
 
-def _with_negative_zeros(points: Iterable[Point]) -> Iterable[str]:
-    return dict.fromkeys(p.metric for p in points if _is_negative_zero(p.value) or _is_negative_zero(p.step))
+def _not_as_they_are(points: Iterable[Point]) -> Iterable[str]:
+    """Metrics with points that ``_point`` changes."""
+    return dict.fromkeys(
+        p.metric
+        for p in points
+        if _is_negative_zero(p.value) or _is_negative_zero(p.step) or float(p.step) != p.step  # int: exact
+    )
 
 
 def _point(point: Point, metric: str) -> Point:

@@ -28,7 +28,7 @@ class OfflineMirror:
         self._entity = entity
         self._project = project
         self._held: dict[str, Held] = {}
-        """Of each run that was delivered, so that its file is read once and not for every delivery."""
+        """Of the run that was delivered last, so that its file is read once and not for every delivery."""
 
     def deliver(self, batch: Sequence[Recorded]) -> None:
         """See ``Mirror.deliver``."""
@@ -55,8 +55,10 @@ class OfflineMirror:
 
         run = batch[0].stream.removeprefix("run-")
         place = Place(run, self._entity, self._project)
-        files, self._held[run] = carry_on(self._directory, place, batch, self._held.pop(run, None))
-        return files, self._held[run]
+        last, self._held = self._held.get(run), {}
+        files, held = carry_on(self._directory, place, batch, last)
+        self._held[run] = held
+        return files, held
 
 
 class OnlineMirror(OfflineMirror):
@@ -71,7 +73,9 @@ class OnlineMirror(OfflineMirror):
         """See ``Mirror.deliver``."""
         from ledger_wandb.upload import upload
 
-        upload(*self._write(batch), self._base_url)
+        files, held = self._write(batch)
+        place = Place(held.run.run_id, self._entity, self._project or held.project)
+        upload(files, held.mark["first"], self._base_url, place)
 
     def shows(self, run_id: str) -> Page | None:
         """See ``Mirror.shows``: read by W&B's public API."""
@@ -80,5 +84,5 @@ class OnlineMirror(OfflineMirror):
         from ledger_wandb.shown import on_server
 
         files = find(self._directory, run_id)
-        project = hold(files).run.project if files else self._project
+        project = self._project or (hold(files).project if files else "")
         return on_server(self._base_url, Place(run_id, self._entity, project)) if project else None

@@ -28,6 +28,8 @@ MARK: Final = f"{OURS}log"
 FIRST: Final = f"{OURS}first event"
 """Digest of the first event, in the configuration: whose run it is that W&B has under this id."""
 _NOTE: Final = "note/"
+_PROJECT: Final = "run/project"
+_NO_PROJECT: Final = "ledger"
 _EXIT_CODE: Final = {"completed": 0, "failed": 1, "interrupted": 255}
 """255 is what W&B itself ends an interrupted run with, and shows as killed."""
 
@@ -64,6 +66,11 @@ class Held:
     def mark(self) -> Mapping[str, Any]:
         """``first``, ``last``: digests of these events; ``events``: how many; ``exit``: a code; ``start``: seconds."""
         return json.loads(self.summary.get(MARK, "{}"))  # type: ignore[no-any-return]
+
+    @property
+    def project(self) -> str:
+        """The run's own, whatever the files were written for."""
+        return json.loads(self.summary.get(OURS + _PROJECT, "null")) or _NO_PROJECT
 
     @property
     def step(self) -> int:
@@ -121,9 +128,8 @@ def ending(code: int) -> Any:
 
 
 def _header() -> Any:
-    from wandb.proto.wandb_internal_pb2 import Record
-
     import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
 
     return Record(header={"version_info": {"producer": wandb.__version__, "min_consumer": "0.70.0"}})
 
@@ -150,7 +156,7 @@ def _begun(first: Recorded, page: Page, place: Place) -> Any:
     begun = RunRecord(
         run_id=place.run,
         entity=place.entity,
-        project=place.project or str(page.fields.get("run/project") or "ledger"),
+        project=place.project or str(page.fields.get(_PROJECT) or _NO_PROJECT),
         display_name=str(page.fields.get("run/name", "")),
         host=str(page.fields.get("run/host", "")),
         config={"update": [{"key": FIRST, "value_json": json.dumps(first.digest)}]},

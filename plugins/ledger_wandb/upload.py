@@ -9,34 +9,41 @@ from ledger.errors import Conflict
 from ledger_wandb import client
 from ledger_wandb.file import frames, hold, reachable, synced, whole, write_new
 from ledger_wandb.frames import START
-from ledger_wandb.records import FIRST, Place, ending
+from ledger_wandb.records import FIRST, ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from ledger_wandb.records import Held
+    from ledger_wandb.records import Place
 
 
-def upload(files: Sequence[Path], held: Held, base_url: str) -> None:
-    """Upload what W&B has not taken yet, and mark it as W&B does.
+def upload(files: Sequence[Path], first: str, base_url: str, place: Place) -> None:
+    """Upload to that place what it has not taken yet, and mark it as W&B does; ``first``: the first event's digest.
 
     W&B appends what it is given. So the server is asked first how far it has got: an upload that was cut off has left
-    some of its rows there.
+    some of its rows there. A mark that is not of this place says nothing of what it has, and the server is asked, too.
     """
-    waiting = [path for path in files if not synced(path).exists()]
+    target = f"{base_url} {place.entity}/{place.project}"
+    waiting = [path for path in files if not _has_taken(target, path)]
     if not waiting:
         return
-    last = _last_step(base_url, Place(held.run.run_id, held.run.entity, held.run.project), held.mark["first"])
+    last = _last_step(base_url, place, first)
     for path in waiting:
-        folder = path.parent.parent / f".upload-{held.run.run_id}"
+        folder = path.parent.parent / f".upload-{place.run}"
         with reachable(folder):
             shutil.rmtree(folder, ignore_errors=True)  # of an upload that was killed
             part = folder / path.parent.name / path.name
             write_new(part, frames(_behind(path, last), len(START)))
-            client.sync(part, base_url)
-            synced(path).touch()
+            client.sync(part, base_url, place)
+            synced(path).write_text(target, encoding="utf-8")
             shutil.rmtree(folder)
+
+
+def _has_taken(target: str, path: Path) -> bool:
+    mark = synced(path)
+    with reachable(mark):
+        return mark.exists() and mark.read_bytes() == target.encode()
 
 
 def _last_step(base_url: str, place: Place, first: str) -> int:

@@ -169,6 +169,13 @@ def test_plugins_add_sections_and_a_bad_one_costs_no_other(objects: ObjectStore)
     assert len(found.failures) == 4
 
 
+def test_a_failure_goes_on_record_without_its_secrets(objects: ObjectStore) -> None:
+    failures = {"broken": "cannot log in to https://me:hunter2secret@host with hunter3secret99"}
+    told = capture_environment([], failures, objects, environ={"MY_API_KEY": "hunter3secret99"}).failures["broken"]
+    assert told.startswith("cannot log in to https://")
+    assert "hunter" not in told
+
+
 def test_the_probe_runs_under_any_python_that_is_here(objects: ObjectStore) -> None:
     system = "/usr/bin/python3"
     if not os.path.exists(system):

@@ -19,6 +19,7 @@ from ledger.events import (
     CheckpointWritten,
     DataCommitted,
     FileDigest,
+    ReplayCompared,
     TrainingResumed,
 )
 from ledger.objects.manifest import Entry, Manifest
@@ -157,6 +158,13 @@ def test_artifacts_tie_runs_together_too(lab: Lab) -> None:
     assert lab.book.origins(digest("another")[:10]) == [found]
 
 
+def test_a_file_is_found_in_artifacts_and_checkpoints_the_first_to_hold_it_first(lab: Lab) -> None:
+    lab.artifact(lab.run("run-1"), {"x/model": "weights", "x/log": "text"})
+    lab.checkpoint(lab.run("run-2"), {"model": "weights"})
+    told = [(o.run, o.name, o.file) for o in lab.book.origins(digest("weights"))]
+    assert told == [("run-1", "out", "x/model"), ("run-2", "step-5", "model")]
+
+
 def test_a_chain_of_runs_is_followed_to_its_end_and_a_circle_ends(lab: Lab) -> None:
     lab.read(lab.run("run-1"), {"a": "words"})
     lab.checkpoint("run-1", {"m": "first"})
@@ -185,6 +193,15 @@ def test_a_file_that_was_only_passed_on_was_not_made(lab: Lab) -> None:
     assert lab.behind("run-2") == lab.behind("run-3") == []
     assert lab.after(digest("run-1")) == ["run-1"]
     assert lab.after(digest("abc")) == ["run-1", "run-2", "run-3"]
+
+
+def test_who_reads_its_own_model_again_has_made_it_all_the_same(lab: Lab) -> None:
+    lab.read(lab.run("run-1"), {"a": "words"}, name="train")
+    lab.checkpoint("run-1", {"m": "weights"})
+    lab.read("run-1", {"m": "weights"}, name="to-evaluate")
+    lab.read(lab.run("run-2"), {"m": "weights", "notes": "mine"})
+    assert lab.behind("run-2") == ["run-1"]
+    assert lab.after(digest("words")) == ["run-1", "run-2"]
 
 
 def test_who_made_a_file_is_found_past_those_who_passed_it_on(lab: Lab) -> None:
@@ -232,6 +249,19 @@ def test_the_nearest_checkpoint_is_named_once(lab: Lab) -> None:
     assert causes(lab.book.impact(digest("words")), "run-2") == [("step-2", "run-1", ())]
 
 
+def test_runs_that_start_meanwhile_do_no_harm(lab: Lab) -> None:
+    lab.read(lab.run("run-1"), {"a": "words"})
+    lab.artifact("run-1", {"m": "weights"})
+
+    def meanwhile(_what: str, _done: int, _total: int) -> None:
+        name = lab.run(f"run-{len(lab.runs) + 1}", replay_of="run-1")
+        lab.read(name, {"a": "words", "n": name})
+        lab.artifact(name, {"m": name})
+
+    assert "run-1" in [affected.run for affected in lab.book.impact(digest("words"), meanwhile).runs.values()]
+    assert [origin.run for origin in lab.book.origins(digest("weights"), meanwhile)] == ["run-1"]
+
+
 def test_attempts_and_deleted_checkpoints_are_told(lab: Lab) -> None:
     lab.read(lab.run("run-1"), {"a": "words"})
     written = lab.checkpoint("run-1", {"m": "weights"})
@@ -257,6 +287,34 @@ def versions(lab: Lab) -> Lab:
 def test_a_uri_means_every_version(versions: Lab) -> None:
     assert versions.after("lakefs://corpus/main/clean/") == versions.after("lakefs://corpus/main/clean")
     assert versions.after("lakefs://corpus/main/clean/") == ["run-1", "run-2"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "targets"),
+    [
+        ("dvc://data/train@release/1.2", ["dvc://data/train", "dvc://data/train@release/1.2"]),
+        ("delta+s3://lake/table@12", ["delta+s3://lake/table/"]),
+        ("s3://lake/table/?keep=no", ["s3://lake/table", "s3://key:secret@lake/table?keep=yes"]),
+    ],
+)
+def test_a_uri_is_told_without_options_and_its_version_can_be_left_out(
+    lab: Lab, asked: str, targets: list[str]
+) -> None:
+    lab.read(lab.run("run-1"), {"a": "one"}, uri=asked)
+    lab.read(lab.run("run-2"), {"a": "two"}, uri="file:table@12")
+    for target in targets:
+        assert lab.after(target) == ["run-1"]
+    for other in ("dvc://data/train@v1", "delta+s3://lake/table@1", "file:table"):
+        with pytest.raises(NotFound):
+            lab.after(other)
+
+
+@pytest.mark.parametrize("target", ["https://me:pass-word@host/data?signature=pass-word", "s3://pass-word@bucket/key"])
+def test_no_key_in_a_uri_is_repeated(versions: Lab, target: str) -> None:
+    for ask in (versions.book.impact, versions.book.origins):
+        with pytest.raises(NotFound) as told:
+            ask(target)
+        assert "pass-word" not in f"{told.value} {told.value.mend}"
 
 
 def test_a_commit_or_a_digest_means_one(versions: Lab) -> None:
@@ -373,3 +431,13 @@ def test_steps_belong_to_the_attempt_whose_result_counts(lab: Lab) -> None:
     resumed(lab, "run-1", 4, None)
     steps(lab, "run-1", 4, 1, 2)
     assert made(lab, "run-1") == [(4, 0, 2)]
+
+
+def test_a_replay_of_a_part_did_not_make_the_steps_before_it(lab: Lab) -> None:
+    original, replay = lab.runs[lab.run("run-1")], lab.runs[lab.run("run-2", replay_of="run-1")]
+    for run, first in (("run-1", 1), ("run-2", 7)):
+        steps(lab, run, 1, first, 9)
+    verdict = ReplayCompared(original=original, replay=replay, verdict="identical", segment=(6, None))
+    for uuid in (original, replay):
+        lab.book.append(uuid, verdict)
+    assert (made(lab, "run-1"), made(lab, "run-2")) == ([(1, 0, 9)], [(1, 6, 9)])

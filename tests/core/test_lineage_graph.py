@@ -10,7 +10,8 @@ import pytest
 
 from ledger import open_ledger
 from ledger.cli.picture import draw
-from ledger.read.provenance_graph import ancestry_graph, impact_graph
+from ledger.errors import UsageError
+from ledger.read.provenance_graph import Graph, ancestry_graph, impact_graph
 from tests.core.test_lineage import Lab, digest
 
 if TYPE_CHECKING:
@@ -32,6 +33,17 @@ def test_odd_names_stay_text(tmp_path: Path, uri: str) -> None:
             shown = uri.replace("\x07", "\\x07").split("\n")
             assert all(part in words for part in shown)
             assert len([word for word in words if word in ("data", "checkpoint")]) == 2
+
+
+def test_more_than_dot_can_draw_is_refused_at_once(tmp_path: Path) -> None:
+    graph = Graph()
+    for number in range(3001):
+        graph.add(f"run {number}", "run", f"run-{number}")
+    with pytest.raises(UsageError, match="3001 things") as told:
+        draw(graph, tmp_path / "large.svg")
+    assert ".dot" in (told.value.mend or "")
+    draw(graph, tmp_path / "large.dot")
+    assert [path.name for path in tmp_path.iterdir()] == ["large.dot"]
 
 
 def test_a_node_is_drawn_once_whoever_refers_to_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,14 @@ from ledger.codec import new_id
 from ledger.errors import CursorHeld, InvalidSettings, PluginUnavailable, Unavailable, UsageError
 from ledger.events import Process, RunAnnotated, RunCompleted
 from ledger.hooks.manager import Plugins
+from ledger.hooks.pages import Adaptation
 from ledger.hooks.specs import hookimpl
 from ledger.mirror import deliver
 from ledger.mirror.batches import MOST_EVENTS, MOST_POINTS, batches
 from ledger.mirror.check import check
 from ledger.mirror.cursor import Held, behind, key_of
 from ledger.mirror.deliver import Delivery
+from ledger.record import mirroring
 from ledger.settings import find_settings
 from ledger.store.base import run_stream
 from ledger.testing.builders import PROCESS, logged, run_started, stream
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
     from ledger.book import Book
     from ledger.codec import Recorded
-    from ledger.hooks.pages import Adaptation, Page
+    from ledger.hooks.pages import Page
     from ledger.hooks.ports import Mirror
     from ledger.settings import Settings
 
@@ -194,6 +197,23 @@ def test_what_the_tracker_shows_otherwise_is_told(book: Book, mirror: JsonLines,
     assert any("invented" in what for what in told)
 
 
+def test_what_arrives_while_a_run_is_checked_is_no_difference_without_a_reason(
+    book: Book, run: str, tmp_path: Path
+) -> None:
+    class Busy(JsonLines):
+        """Somebody delivers more to it just before it is read back."""
+
+        def shows(self, run_id: str) -> Page | None:
+            book.append(run_id, RunAnnotated(text="meanwhile"))
+            Delivery(book, self, run_id).catch_up()
+            return super().shows(run_id)
+
+    mirror = Busy(tmp_path / "shown")
+    Delivery(book, mirror, run).catch_up()
+    checked = check(book, mirror, run)
+    assert (checked.differences, checked.behind) == ([], 1)
+
+
 # --- one at a time
 
 
@@ -306,6 +326,23 @@ def test_a_tracker_that_is_away_is_waited_for_as_long_as_the_run_goes_on(
     assert check(book, mirror, run).differences == []
 
 
+def test_patience_begins_when_the_run_has_ended(book: Book, mirror: JsonLines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliver, "_LONGEST_WAIT_S", 0.05)
+    run = begun(book, this_process())
+    aside = away(mirror)
+    said: list[float] = []
+    delivery = Delivery(book, mirror, run, patience_s=1, told=lambda _: said.append(time.monotonic()))
+    following = threading.Thread(target=delivery.follow)
+    following.start()
+    until(lambda: said and said[-1] - said[0] > 1.5)
+    book.append(run, RunCompleted(step=None), attempt=1)
+    before = len(said)
+    until(lambda: len(said) > before + 3 or not following.is_alive())
+    back(mirror, aside)
+    following.join(30)
+    assert check(book, mirror, run).differences == []
+
+
 @pytest.fixture
 def server() -> Iterator[postgres.Server]:
     """A server of our own: the one that other tests share is left running."""
@@ -365,6 +402,24 @@ def test_a_mirror_that_breaks_is_named_and_what_it_prints_is_no_data(
     assert "mirror shouting: here we go" in printed.err
 
 
+class Reluctant(JsonLines):
+    """It learns what its tracker would not have when it delivers."""
+
+    def noted(self, run_id: str) -> Sequence[Adaptation]:
+        return [Adaptation("parameter lr", f"the tracker refuses it: {len(lines(self, run_id))} lines")]
+
+
+def test_what_a_mirror_learns_from_its_tracker_is_listed(book: Book, run: str, tmp_path: Path) -> None:
+    mirror = Reluctant(tmp_path / "shown")
+    delivery = Delivery(book, mirror, run)
+    delivery.catch_up()
+    assert [each.what for each in delivery.adaptations] == ["parameter lr"]
+    assert list(check(book, mirror, run).adaptations) == list(delivery.adaptations)
+    nothing_new = Delivery(book, mirror, run)
+    nothing_new.catch_up()
+    assert not nothing_new.adaptations
+
+
 class Offers:
     """A plugin with these mirrors."""
 
@@ -394,6 +449,16 @@ def test_who_asks_for_a_mirror_that_is_not_there_is_told_those_there_are(book: B
     with pytest.raises(UsageError, match="no mirror 'mlfow'") as told:
         Plugins.of(Offers(mirror)).mirror("mlfow", book.settings)
     assert f"jsonl ({mirror.target})" in str(told.value.mend)
+
+
+@pytest.mark.parametrize("shell", [("/bin/sh", "-c", "exit 2"), ("/bin/no-such-shell",)])
+def test_a_mirror_that_cannot_be_started_costs_a_run_nothing(
+    book: Book, monkeypatch: pytest.MonkeyPatch, shell: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(mirroring, "_APART", shell)
+    book.settings = replace(book.settings, mirrors=("jsonl",))
+    with pytest.warns(RuntimeWarning, match="the mirror jsonl could not be started"):
+        mirroring.start_mirrors(book, new_id(), follow=True)
 
 
 def test_settings_of_the_mirror_asked_for_that_do_not_hold_are_told(book: Book, mirror: JsonLines) -> None:

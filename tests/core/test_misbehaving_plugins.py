@@ -68,13 +68,34 @@ def test_what_asks_for_the_end_of_the_process_is_a_failure_like_any_other(
     assert "Stranger" in asked(plugins, hook, settings)
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_the_users_interrupt_passes(hook: str, settings: Settings) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
+def test_the_place_is_told_where_the_end_of_the_process_was_asked_for(settings: Settings) -> None:
+    plugins = Plugins.of(doing("open_mirrors", lambda: sys.exit(3)))
+    assert f"3 ({__file__}:" in asked(plugins, "open_mirrors", settings)
 
-    with pytest.raises(KeyboardInterrupt):
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, guard.Terminated])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_users_interrupt_passes(hook: str, end: type[BaseException], settings: Settings) -> None:
+    def interrupt() -> None:
+        raise end
+
+    with pytest.raises(end):
         call(Plugins.of(doing(hook, interrupt)), hook, settings)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_it_is_asked_though_there_can_be_no_more_threads(
+    hook: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``atexit`` with Python 3.12."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    heard: list[str] = []
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert "can't create" not in asked(Plugins.of(doing(hook, lambda: heard.append(hook))), hook, settings)
+    assert heard == [hook]
 
 
 @pytest.mark.parametrize("hook", ISOLATED)
@@ -117,6 +138,11 @@ def test_what_it_prints_is_said_on_standard_error_under_its_name(
     assert "plugin Stranger: hello there\nplugin Stranger: and here\n" in said.err
 
 
+def test_it_may_print_though_there_is_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert guard.contained("a plugin", lambda: print("hello") or 7) == 7
+
+
 def test_other_threads_go_on_printing_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     def deed() -> None:
         other = threading.Thread(target=print, args=("from elsewhere",))
@@ -132,6 +158,12 @@ def test_other_threads_go_on_printing_to_standard_output(capsys: pytest.CaptureF
 def test_an_answer_that_is_none_is_a_failure(hook: str, wrong: object, settings: Settings) -> None:
     plugins = Plugins.of(doing(hook, lambda: wrong))
     assert "Stranger" in asked(plugins, hook, settings)
+
+
+def test_a_launcher_that_answers_with_no_words_is_a_failure(settings: Settings) -> None:
+    assert "Stranger failed in launch_command" in asked(
+        Plugins.of(doing("launch_command", list)), "launch_command", settings
+    )
 
 
 def test_a_warning_that_is_an_error_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,6 +200,58 @@ def test_a_child_that_comes_back_from_a_hook_is_ended() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [word for hook in HOOKS for word in ("asked", hook)]
     assert done.stderr.count("plugin Stranger: it forked, and the child came back") == len(HOOKS)
+
+
+def test_a_child_that_comes_back_is_ended_though_nobody_can_be_told() -> None:
+    script = """
+import os
+from ledger.hooks import guard
+
+read, write = os.pipe()
+os.close(read)
+os.dup2(write, 2)
+guard.contained("a plugin", os.fork)
+os.write(1, b"goes on\\n")
+os.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert done.stdout == "goes on\n"
+
+
+def test_a_child_of_another_thread_is_rid_of_what_plugins_were_about() -> None:
+    """It has neither the thread that held the lock nor the one that printed, though its own may get their numbers."""
+    script = """
+import os, signal, threading
+from ledger.hooks import guard
+
+def in_a_thread(work):
+    ready = threading.Event()
+    threading.Thread(target=work, args=(ready,), daemon=True).start()
+    ready.wait()
+
+def hold(ready):
+    with guard._TURN:
+        ready.set()
+        threading.Event().wait()
+
+def ask(ready):
+    guard.contained("a plugin", lambda: (ready.set(), threading.Event().wait()))
+
+for work in (ask, hold):
+    in_a_thread(work)
+if not os.fork():
+    signal.alarm(30)
+    worker = threading.Thread(target=print, args=("a worker's own line",), kwargs={"flush": True})
+    worker.start()
+    worker.join()
+    guard.contained("a plugin", lambda: None)
+    print("asked", flush=True)
+    os._exit(0)
+os.wait()
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("a worker's own line\nasked\n", "")
 
 
 def test_a_process_ends_though_a_plugin_hangs() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import reduce
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.events import ConfigResolved, MetricsLogged, UnknownEvent
@@ -84,6 +84,7 @@ def test_a_page_is_the_sum_of_its_parts_wherever_they_are_cut(cut: int) -> None:
     assert repr(whole) == repr(added(whole_page(each[:cut]), whole_page(each[cut:])))
 
 
+@settings(max_examples=40)
 @given(pages(), pages(), pages())
 def test_adding_is_associative_and_nothing_adds_nothing(one: Page, two: Page, three: Page) -> None:
     assert repr(added(added(one, two), three)) == repr(added(one, added(two, three)))

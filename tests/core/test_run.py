@@ -65,6 +65,16 @@ def test_without_a_step_the_next_one_counts(book: Book) -> None:
     assert book.run(run.name).series("a").step == (0, 1, 10, 11)
 
 
+@pytest.mark.parametrize("step", [math.nan, math.inf, -math.inf])
+def test_a_step_that_is_no_place_is_refused_and_nothing_else_is_lost(book: Book, step: float) -> None:
+    with start_run(book=book) as run:
+        with pytest.raises(UsageError, match="no step") as told:
+            run.log({"a": 1}, step=step)
+        assert told.value.mend
+        run.log({"a": 2}, step=1)
+    assert book.run(run.name).series("a").step == (1,)
+
+
 def test_arrays_and_tensors_of_one_element_are_numbers(book: Book) -> None:
     np, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
     with start_run(book=book) as run:

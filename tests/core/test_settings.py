@@ -49,6 +49,12 @@ def test_a_child_process_finds_the_same_ledger_from_anywhere(tmp_path: Path) -> 
     )
 
 
+def test_a_scratch_directory_is_the_same_for_a_child_process_elsewhere(tmp_path: Path) -> None:
+    settings = find_settings(start=tmp_path, environ={"LEDGER_SCRATCH": "near"})
+    assert settings.scratch == tmp_path / "near"
+    assert find_settings(start=tmp_path / "elsewhere", environ=settings.environ()).scratch == settings.scratch
+
+
 def test_an_empty_selection_disables_all_third_party_plugins(tmp_path: Path) -> None:
     assert find_settings(start=tmp_path, environ={"LEDGER_PLUGINS": ""}).plugins == ()
     assert find_settings(start=tmp_path, environ={}).plugins is None

@@ -50,7 +50,7 @@ import ledger
 run = ledger.current_run()
 base = run.data("base").fetch()
 weights = base.read_bytes() if base.is_file() else (base / "model-bfloat16.safetensors").read_bytes()
-run.set_config({"seed": 2**60, "lr": float("nan")})
+run.set_config({"seed": 2**60, "lr": float("nan"), "schedule": None})
 run.log({"loss": 1.0}, step=1)
 pathlib.Path("model.bin").write_bytes(weights[:100] + sys.argv[1].encode())
 """
@@ -149,6 +149,20 @@ def test_a_sample_is_read_by_the_steps_that_list_it(audit: Audit) -> None:
     assert re.search(r"steps that read sample \d+\n  rank 0  [\d ]*12", told(audit, "run-1", "--sample", str(sample)))
 
 
+def test_no_data_are_fetched_for_a_step_that_never_was(desk: Desk, audit: Audit) -> None:
+    text = desk.home / "data/kjv.txt"
+    moved = text.rename(desk.home / "moved.txt")
+    try:
+        assert "verified copy" not in audit("run-1", "--step", "13", code=2).err
+        assert "verified copy" in audit("run-1", "--step", "12").err
+    finally:
+        moved.rename(text)
+
+
+def test_no_key_in_a_target_is_repeated(audit: Audit) -> None:
+    assert "pass-word" not in audit("https://me:pass-word@host/model?signature=pass-word", code=3).err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -156,7 +170,8 @@ def test_a_sample_is_read_by_the_steps_that_list_it(audit: Audit) -> None:
         (["run-1", "--step", "13"], 2, "steps 1 to 12"),
         (["run-2", "--sample", "1"], 2, "no training from a recipe"),
         (["run-1/7"], 3, "run-1 wrote no checkpoint '7'"),
-        (["run-9/best"], 2, "nothing at run-9/best"),
+        (["run-9/best"], 3, "nothing at run-9/best, and this ledger has no run 'run-9'"),
+        (["/no/model.bin"], 3, "nothing at /no/model.bin"),
         (["0123456789abcdef"], 3, "no run of this ledger wrote"),
         (["run-1", "--graph", "chain.pdf"], 2, ".dot"),
         (["run-1", "--graph", "none/chain.svg"], 2, "no directory"),
@@ -239,6 +254,7 @@ def test_a_statement_is_about_the_files_of_the_model(desk: Desk, statement: Writ
     assert {subject["name"]: subject["digest"]["sha256"] for subject in said["subject"]} == on_disk
     (only,) = statement(f"base/{EXPORT}")["subject"]
     assert (only["name"], only["digest"]["sha256"]) == (EXPORT, on_disk[EXPORT])
+    assert statement(on_disk[EXPORT])["subject"] == [only]
     (artifact,) = statement("model.bin")["subject"]
     assert artifact["digest"]["sha256"] == sha256((desk.home / "model.bin").read_bytes()).hexdigest()
 
@@ -248,7 +264,7 @@ def test_a_statement_tells_what_it_was_made_of_and_what_was_found(desk: Desk, au
     facts = facts_of(desk.ledger("show", "run-2", "--json"))
     parameters = built["buildDefinition"]["externalParameters"]
     assert parameters["command"] == ["python", "tune.py", "a"]
-    assert parameters["config"] == {"seed": str(2**60), "lr": "NaN"}
+    assert parameters["config"] == {"seed": str(2**60), "lr": "NaN", "schedule": None}
     made_of = named(built["buildDefinition"]["resolvedDependencies"])
     assert made_of["code"]["digest"]["gitCommit"] == desk.git("rev-parse", "HEAD").strip()
     assert made_of["data/base"]["digest"] == {"trainingLedgerManifest": facts["data"]["base"]["digest"]}

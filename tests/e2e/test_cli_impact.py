@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from contextlib import chdir
@@ -13,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ledger.cli import main
-from tests.e2e.desk import Desk
+from tests.e2e.desk import Desk, Done
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,12 +55,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return desk
 
 
-def runs(desk: Desk, *words: str) -> list[str]:
-    """Names of those that are listed; asked in this process, which need not import everything anew."""
+def impact(desk: Desk, *words: str, code: int = 0) -> Done:
+    """The command, in this process: it only reads, and need not import everything anew."""
     with chdir(desk.home):
-        ended = CliRunner().invoke(main, ["impact", *words, "--json"])
-    assert ended.exit_code == 0, ended.output
-    return [json.loads(line)["run"] for line in ended.stdout.splitlines()]
+        ended = CliRunner().invoke(main, ["impact", *words], env={"LEDGER_URL": None})
+    assert ended.exit_code == code, ended.output
+    return Done(ended.exit_code, ended.stdout, ended.stderr)
+
+
+def runs(desk: Desk, *words: str) -> list[str]:
+    """Names of those that are listed."""
+    return [affected["run"] for affected in impact(desk, *words, "--json").json]
 
 
 def test_every_run_and_checkpoint_is_listed_with_the_reason(desk: Desk) -> None:
@@ -80,7 +84,7 @@ def test_every_run_and_checkpoint_is_listed_with_the_reason(desk: Desk) -> None:
 
 
 def test_json_has_one_run_on_a_line_with_what_it_wrote(desk: Desk) -> None:
-    first, replay, after = desk.ledger("impact", "data/a.txt", "--json").json
+    first, replay, after = impact(desk, "data/a.txt", "--json").json
     assert first["because"][0]["data"]["files"] == ["a.txt"]
     assert [cause["replay_of"] for cause in replay["because"]] == [None, "run-1"]
     (cause,) = after["because"]
@@ -99,7 +103,7 @@ def test_a_uri_means_every_version_and_where_it_lies(desk: Desk) -> None:
 
 @pytest.mark.skipif(not shutil.which("dot"), reason="the program dot of Graphviz is not here")
 def test_a_picture(desk: Desk, tmp_path: Path) -> None:
-    desk.ledger("impact", "data", "--graph", str(tmp_path / "impact.svg"))
+    impact(desk, "data", "--graph", str(tmp_path / "impact.svg"))
     words = " ".join(ElementTree.parse(tmp_path / "impact.svg").getroot().itertext())
     for word in ("run-1", "replay of run-1", "run-3", "file:data", "file:base", "step-1", "weights.bin"):
         assert word in words
@@ -107,7 +111,7 @@ def test_a_picture(desk: Desk, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["file:nowhere", "train.py", "0123456789abcdef", "lakefs://a/b/c"])
 def test_what_nobody_read(desk: Desk, target: str) -> None:
-    done = desk.ledger("impact", target, code=3)
+    done = impact(desk, target, code=3)
     assert f"no run of this ledger read {target}" in done.err
     assert "mend: name data by the URI" in done.err
     assert done.out == ""
@@ -117,7 +121,7 @@ def test_a_manifest_that_is_gone_is_said_and_the_rest_is_found(desk: Desk) -> No
     whole = desk.ledger("show", "run-3", "--json").json[0]["data"]["train"]["digest"]
     (place,) = (desk.home / ".ledger").rglob(whole[2:])
     kept = place.rename(desk.home / "kept")
-    done = desk.ledger("impact", "data")
+    done = impact(desk, "data")
     kept.rename(place)
     assert "note: which files data file:base of run-3 holds is not known" in done.err
     assert "run-3" not in done.out

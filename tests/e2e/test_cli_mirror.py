@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from ledger.cli import main
+from ledger_jsonl.mirror import JsonLines
 from tests.e2e.desk import PATIENCE_S, Desk
 from tests.e2e.test_training import RECIPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from ledger.codec import Recorded
 
 TRAIN = """
 import math, sys, time
@@ -276,6 +280,7 @@ def test_differences_are_printed_and_give_1(desk: Desk, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"value":"completed"', '"value":"failed"'))
     found = desk.ledger("mirror", "run-1", "--to", "jsonl", "--check", code=1)
     assert "status: expected 'completed', shown 'failed'" in found.out
+    assert "remove run-1 from jsonl" in found.err
     assert "--again" in found.err
     file.unlink()
     desk.ledger("mirror", "run-1", "--to", "jsonl", "--again")
@@ -292,8 +297,35 @@ def test_another_run_under_that_name_is_left_alone(desk: Desk, tmp_path: Path) -
     done = desk.ledger("mirror", "--all", "--to", "jsonl", code=4)
     assert "run-2" in done.out
     assert "run-1" in done.err
-    assert "not a file that this mirror wrote" in done.err
+    assert "not what this mirror wrote" in done.err
     assert (tmp_path / "files" / f"{run}.jsonl").read_text() == "precious\n"
+    checked = desk.ledger("mirror", "--all", "--to", "jsonl", "--check", code=4)
+    assert "run-2: no difference" in checked.out
+    assert "run-1: " in checked.err
+    assert "not what this mirror wrote" in desk.ledger("mirror", "run-1", "--to", "jsonl", code=4).err
+
+
+def test_a_run_that_a_mirror_breaks_at_is_told_and_the_others_are_brought(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        desk.ledger("run", "--", "true")
+    first = desk.ledger("ls", "--json").json[0]["id"]
+    whole = JsonLines.deliver
+
+    def breaking(mirror: JsonLines, batch: Sequence[Recorded]) -> None:
+        if batch[0].stream.endswith(first):
+            raise KeyError("unheard of")
+        whole(mirror, batch)
+
+    monkeypatch.setattr(JsonLines, "deliver", breaking)
+    monkeypatch.chdir(desk.home)
+    assert main(["mirror", "--all", "--to", "jsonl"], standalone_mode=False) == 4
+    said = capsys.readouterr()
+    assert re.findall(r"(run-\d): \d+ events brought", said.out) == ["run-2"]
+    assert "run-1: the mirror jsonl failed with events 0 to " in said.err
+    checked = desk.ledger("mirror", "--all", "--to", "jsonl", "--check", "--json", code=1).json
+    assert [each["id"] for each in checked if each["behind"] or each["differences"]] == [first]
 
 
 def test_doctor_tells_whether_a_mirror_can_be_reached(mirrored: Desk) -> None:

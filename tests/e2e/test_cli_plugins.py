@@ -107,6 +107,12 @@ def test_a_name_that_cannot_be_is_refused_with_one_that_can(desk: Desk, name: st
     assert not [each for each in desk.home.iterdir() if each.name != ".git"]
 
 
+def test_the_name_of_an_installed_plugin_is_taken(desk: Desk) -> None:
+    said = desk.ledger("plugins", "new", "mlflow", "--kind", "tracker", code=2).err
+    assert "a plugin 'mlflow' is installed already" in said
+    assert not (desk.home / "ledger-mlflow").exists()
+
+
 def test_what_is_there_is_never_written_over(desk: Desk) -> None:
     (desk.home / "mine").mkdir()
     (desk.home / "link").symlink_to("nowhere")
@@ -154,7 +160,7 @@ def test_check_asks_for_the_tests_of_what_it_plugs_in(desk: Desk, tmp_path: Path
 def test_check_asks_for_the_kit_of_each_port(desk: Desk, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    tests = "def test_something():\n    pass\n"
+    tests = "import pytest\n@pytest.mark.of_their_own\ndef test_something():\n    pass\n"
     install(site, "some", "some_conformance", some=MIRROR, some_conformance=tests)
     findings = found(desk, site, "some")
     assert findings["BaseMirrorTests"]["state"] == "fail"
@@ -179,21 +185,16 @@ def test_check_shows_the_values_in_a_kits_assertion(desk: Desk, tmp_path: Path) 
     site.mkdir()
     tests = """
         import pytest
-        from ledger.testing.mirrors import BaseMirrorTests
+        from ledger.testing.trainers import BaseTrainerTests
 
-        class TestIt(BaseMirrorTests):
+        class TestIt(BaseTrainerTests):
             @pytest.fixture
-            def open_mirror(self):
-                from ledger.testing.fakes import FakeMirror
-                class Nameless(FakeMirror):
-                    name = ""
-                return Nameless
-
-            test_killed_on_the_way_and_restarted_it_is_shown_once = None
+            def trainer(self):
+                return "no trainer"
     """
     install(site, "wrong", "wrong_conformance", wrong=MIRROR, wrong_conformance=textwrap.dedent(tests))
     findings = found(desk, site, "wrong")
-    assert "assert ''" in findings["TestIt::test_is_a_mirror"]["finding"]
+    assert "isinstance('no trainer', Trainer)" in findings["TestIt::test_is_a_trainer"]["finding"]
 
 
 def test_check_says_when_the_tests_cannot_be_run(desk: Desk, tmp_path: Path) -> None:

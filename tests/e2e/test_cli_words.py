@@ -68,6 +68,11 @@ def test_what_steers_a_terminal_is_spelled_out() -> None:
     assert render.clean("a\x1b[31mb\x07ü\tc") == "a\\x1b[31mb\\x07ü\tc"
 
 
+def test_what_steers_a_terminal_is_spelled_out_in_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    render.fields([("a\x1b[31m\nb", "1"), ("c", "2")])
+    assert capsys.readouterr().out == "  a\\x1b[31m b  1\n  c            2\n"
+
+
 def test_a_table_leaves_out_columns_that_hold_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     columns = [render.Column("name"), render.Column("none"), render.Column("n", right=True)]
     render.table(columns, [["a", "", "1"], ["long", "", ""], ["b", "", "100"]])

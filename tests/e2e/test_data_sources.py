@@ -143,9 +143,10 @@ class Lake:
         self.repo.commit("the data have gone elsewhere")
 
     def lose(self, name: str) -> None:
-        if self.user.standin is None:
-            pytest.skip("a real server loses nothing on demand")
-        self.user.standin.lose(self.repo.name, self.pinned, f"sets/{name}")
+        if self.user.standin:
+            self.user.standin.lose(self.repo.name, self.pinned, f"sets/{name}")
+        else:  # a real server loses nothing less on demand
+            self.user.delete(self.repo)
 
 
 @pytest.fixture
@@ -175,7 +176,8 @@ def test_a_training_is_replayed_from_what_it_read(desk: Desk, place: Place, task
     desk.write(recipe__toml=f'{recipe}[data.train]\nuri = "{uri}"\n', ledger__toml="[ledger]\n", __gitignore="data/\n")
     desk.commit()
     desk.ledger("train", "recipe.toml", *place.words)
-    desk.ledger("run", "--data", f"train={uri}", "--", "sh", "-c", 'cmp "$LEDGER_DATA_TRAIN" "$LEDGER_DATA_TRAIN"')
+    read = desk.ledger("run", "--data", f"train={uri}", "--", "sh", "-c", 'sha256sum < "$LEDGER_DATA_TRAIN"')
+    assert hashlib.sha256(content).hexdigest() in read.out
     (facts,) = desk.ledger("show", "run-2", "--json").json
     assert facts["data"]["train"]["bytes"] == len(content)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ledger.hooks import specs
+from tests.e2e.desk import PATIENCE_S
 from tests.engine_table import RECIPE, write_text
 
 if TYPE_CHECKING:
@@ -99,7 +102,7 @@ def test_they_can_be_left_out(desk: Desk, site: Path) -> None:
 # --- each hook, each misdeed -------------------------------------------------------------------------------
 
 MISDEEDS = {
-    "raises": "raise RuntimeError('boom')",
+    "raises": "raise RuntimeError('boom ' + os.environ.get('STRANGERS_API_KEY', ''))",
     "exits": "sys.exit(7)",
     "hangs": "time.sleep(3600)",
     "prints": "print('hello'); os.write(1, b'from below\\n'); os.system('echo from a child')",
@@ -124,7 +127,7 @@ def stranger(site: Path, hook: str, misdeed: str) -> str:
 
 def recorded_and_replayed(desk: Desk, site: Path) -> tuple[Done, Done]:
     desk.write(train__py=TRAIN, words__txt="some words")
-    environ = {"PYTHONPATH": str(site)}
+    environ = {"PYTHONPATH": str(site), "STRANGERS_API_KEY": "hunter3secret99"}
     recorded = desk.ledger("run", "--data", "train=file:words.txt", "--", "python", "train.py", **environ)
     return recorded, desk.ledger("replay", "run-1", "--json", code=None, **environ)
 
@@ -140,7 +143,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[float, dict[st
     return desk.metrics("run-1")
 
 
-@pytest.mark.parametrize("misdeed", ["raises", pytest.param("exits", marks=pytest.mark.slow), "hangs"])
+@pytest.mark.parametrize(
+    "misdeed", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("raises", "exits")), "hangs"]
+)
 def test_what_costs_no_run_costs_no_run(
     desk: Desk, tmp_path: Path, misdeed: str, undisturbed: dict[float, dict[str, float]]
 ) -> None:
@@ -154,6 +159,7 @@ def test_what_costs_no_run_costs_no_run(
     assert names["events_appended"] in recorded.err
     (captured, *_) = [f for f in desk.ledger("log", "run-1", "--json").json if f["type"] == "environment.captured"]
     assert names["capture_environment"] in captured["payload"]["failures"]
+    assert "hunter" not in desk.ledger("log", "run-1", "--json").out + desk.ledger("log", "run-2", "--json").out
     (compared,) = replayed.json
     assert replayed.code == 1  # for that one check failed, and nothing else
     failed = [check["name"] for check in compared["checks"] if not check["passed"]]
@@ -163,13 +169,12 @@ def test_what_costs_no_run_costs_no_run(
     assert "jsonl" in asked.err
 
 
-@pytest.mark.parametrize("misdeed", ["prints", "forks"])
 def test_what_it_prints_and_forks_changes_nothing_in_any_hook(
-    desk: Desk, tmp_path: Path, misdeed: str, undisturbed: dict[float, dict[str, float]]
+    desk: Desk, tmp_path: Path, undisturbed: dict[float, dict[str, float]]
 ) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    names = [stranger(site, hook, misdeed) for hook in HOOKS]
+    names = {misdeed: [stranger(site, hook, misdeed) for hook in HOOKS] for misdeed in ("prints", "forks")}
     recorded, replayed = recorded_and_replayed(desk, site)
     # What comes from below in the training process is the training's own output to everybody else.
     assert "hello" not in recorded.out
@@ -180,8 +185,9 @@ def test_what_it_prints_and_forks_changes_nothing_in_any_hook(
     assert len({fact["event_id"] for fact in log}) == len(log)
     assert [fact["type"] for fact in log].count("run.completed") == 1
     assert len(desk.ledger("ls", "--json").json) == 2
-    asked = {name for name in names if f"plugin {name}: " in recorded.err + replayed.err}
-    assert len(asked) >= 6, asked
+    for those in names.values():
+        asked = {name for name in those if f"plugin {name}: " in recorded.err + replayed.err}
+        assert len(asked) >= 6, asked
 
 
 @pytest.mark.parametrize("misdeed", ["raises", pytest.param("exits", marks=pytest.mark.slow)])
@@ -202,6 +208,36 @@ def test_what_a_run_depends_on_stops_it_with_one_message(desk: Desk, tmp_path: P
     assert f"plugin {name} 1.2 failed in {hook}" in said
     assert "LEDGER_PLUGINS" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_launcher_that_hangs_can_be_stopped(desk: Desk, tmp_path: Path, stop: signal.Signals) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    hangs = """
+        import time
+        from pathlib import Path
+        from ledger import hookimpl
+
+        @hookimpl(tryfirst=True)
+        def launch_command():
+            Path("asked").touch()
+            time.sleep(3600)
+    """
+    install(site, "hangs", hangs)
+    desk.environ["PYTHONPATH"] = str(site)
+    command = desk.start("run", "--", "true")
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (desk.home / "asked").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        command.send_signal(stop)
+        assert "interrupted" in command.communicate(timeout=PATIENCE_S)[0]
+    finally:
+        command.kill()
+    assert command.returncode == 130
+    last = desk.ledger("log", "run-1", "--json").json[-1]
+    assert (last["type"], last["payload"]["signal"]) == ("run.interrupted", stop.name)
 
 
 @pytest.mark.slow

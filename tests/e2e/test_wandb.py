@@ -43,6 +43,7 @@ def await_equal(desk: Desk, mirror: str, runs: int) -> list[str]:
         time.sleep(1)
 
 
+@pytest.mark.slow
 def test_a_run_of_ones_own_is_brought_to_both(desk: Desk) -> None:
     desk.write(train__py=TRAIN)
     desk.commit()

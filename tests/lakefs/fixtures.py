@@ -18,14 +18,16 @@ def user(monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
     """Somebody whose environment names the server."""
     real = [os.environ.get(name, "") for name in _REAL]
     if all(real):
-        namespace = os.environ.get("LAKEFS_STORAGE_NAMESPACE", "local://")
+        namespace = os.environ.get("LAKEFS_STORAGE_NAMESPACE", "")
         user = User(real[0].rstrip("/").removesuffix("/api/v1"), real[1], real[2], namespace, None)
         monkeypatch.setenv("LAKEFS_ENDPOINT", user.endpoint)
-        yield user
-        user.leave()
+        try:
+            yield user
+        finally:
+            user.leave()
         return
     with LakeFS().serve() as standin:
-        user = User(standin.endpoint, KEY, SECRET, "mem://tests", standin)
+        user = User(standin.endpoint, KEY, SECRET, "", standin)
         for name, value in user.environ.items():
             monkeypatch.setenv(name, value)
         yield user

@@ -175,6 +175,7 @@ class LakeFS:
             "blockstore_type": "mem",
             "blockstore_namespace_example": "mem://example",
             "blockstore_namespace_ValidityRegex": "^mem://",
+            "default_namespace_prefix": "mem://",
             "pre_sign_support": self.presigns,
             "pre_sign_support_ui": False,
             "import_support": False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -11,6 +13,7 @@ from uuid import uuid4
 import urllib3
 from lakefs_sdk import Configuration
 from lakefs_sdk.client import LakeFSClient
+from lakefs_sdk.exceptions import NotFoundException
 from lakefs_sdk.models import BranchCreation, CommitCreation, RepositoryCreation, TagCreation
 
 from tests.lakefs.standin import LakeFS
@@ -22,7 +25,7 @@ class User:
     key: str
     secret: str
     namespace: str
-    """Below which repositories keep their objects."""
+    """Below which repositories keep their objects; empty for where the server would put them."""
     standin: LakeFS | None
     """None at a real server."""
 
@@ -41,15 +44,39 @@ class User:
 
     def repository(self, *, bare: bool = False) -> Repo:
         name = f"ledger-{uuid4().hex[:12]}"
-        wanted = RepositoryCreation(name=name, storage_namespace=f"{self.namespace.rstrip('/')}/{name}")
+        namespace = self.namespace or self._usual_namespace()
+        place = f"{namespace}{'' if namespace.endswith('/') else '/'}{name}"
+        wanted = RepositoryCreation(name=name, storage_namespace=place)
         self.client.repositories_api.create_repository(wanted, bare=bare)
         self._made.append(name)
         return Repo(self, name)
 
     def leave(self) -> None:
         """Remove what was made, so that a real server is left as it was."""
-        for name in self._made:
-            self.client.repositories_api.delete_repository(name, force=True)
+        with ExitStack() as stack:  # one that cannot be removed keeps none of the others
+            for name in self._made:
+                stack.callback(self.client.repositories_api.delete_repository, name, force=True)
+
+    def delete(self, repo: Repo) -> None:
+        """Remove a repository, and wait until the server has forgotten it: lakeFS remembers each for some seconds."""
+        self.client.repositories_api.delete_repository(repo.name, force=True)
+        self._made.remove(repo.name)
+        deadline = time.monotonic() + 60
+        while self._has(repo.name):
+            assert time.monotonic() < deadline, f"{repo.name} is still there"
+            time.sleep(0.2)
+
+    def _has(self, name: str) -> bool:
+        try:
+            self.client.repositories_api.get_repository(name)
+        except NotFoundException:
+            return False
+        return True
+
+    def _usual_namespace(self) -> str:
+        storage = self.client.config_api.get_config().storage_config
+        assert storage is not None, "set LAKEFS_STORAGE_NAMESPACE: this server has no one storage of its own"
+        return storage.default_namespace_prefix or f"{storage.blockstore_type}://"
 
 
 @dataclass

@@ -51,7 +51,8 @@ def record(desk: Desk, task: str, uri: str) -> None:
     desk.ledger("train", "recipe.toml")
 
 
-@pytest.mark.parametrize("task", ["mnist", pytest.param("kjv", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_a_training_is_replayed_after_rows_were_added(desk: Desk, tmp_path: Path, task: str) -> None:
     where, data = tmp_path / "table", rows(desk, task)
     write_deltalake(where, data.slice(0, 150))

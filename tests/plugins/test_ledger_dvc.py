@@ -234,6 +234,21 @@ def test_outputs_of_a_pipeline_are_pinned(
     assert content(tmp_path / "fetched") == {"x": "made\n"}
 
 
+def test_outputs_whose_folder_is_not_checked_out_are_no_change(
+    source: DvcSource, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repo.root)
+    with Dvc(str(repo.root)) as dvc:
+        dvc.stage.add(name="make", cmd="mkdir -p deep/out && echo made > deep/out/x", outs=["deep/out/x"])
+        dvc.reproduce()
+    repo.git("add", ".")
+    repo.git("commit", "--quiet", "--message", "made")
+    shutil.rmtree(repo.root / "deep/out")
+    repo.git("rm", "--quiet", "--cached", "deep/out/.gitignore")
+    repo.git("commit", "--quiet", "--message", "of DVC alone")
+    assert source.pin(repo.uri("deep/out/x", None)).files == 1
+
+
 def test_a_folder_with_files_of_git_and_of_dvc(source: DvcSource, repo: Repo, tmp_path: Path) -> None:
     mixed = repo.root / "mixed"
     (mixed / "many").mkdir(parents=True)
@@ -356,6 +371,20 @@ def test_uncommitted_files_of_git_are_refused(source: DvcSource, repo: Repo) -> 
     assert source.pin(repo.uri("data", None)).files == 2
 
 
+@pytest.mark.parametrize("tracked", [False, True])
+def test_what_nobody_has_committed_yet_is_refused(source: DvcSource, repo: Repo, tracked: bool) -> None:
+    (repo.root / "code").mkdir()
+    (repo.root / "code/old").write_text("old")
+    repo.commit()
+    (repo.root / "code/new").write_text("new")
+    if tracked:
+        repo.add("code/new")
+    with pytest.raises(UncommittedData, match="code/new"):
+        source.pin(repo.uri("code", None))
+    assert source.pin(repo.uri("code", "HEAD")).files == 1
+    assert source.pin(repo.uri("data", None)).files == 2
+
+
 def test_data_that_are_not_checked_out_are_no_change(source: DvcSource, repo: Repo) -> None:
     shutil.rmtree(repo.root / "data")
     assert source.pin(repo.uri("data", None)).files == 2
@@ -427,6 +456,33 @@ def test_a_repository_behind_http(
     assert source.pin(f"{served}//data@main").commit == moved
     assert source.check(commit).available
     assert capfd.readouterr().out == ""
+
+
+def test_the_newest_commit_of_a_clone_is_that_of_the_default_branch(source: DvcSource, repo: Repo, served: str) -> None:
+    first = repo.git("rev-parse", "HEAD~1")
+    main = repo.git("rev-parse", "HEAD")
+    repo.git("checkout", "--quiet", "-b", "side")
+    repo.write(a="aside\n")
+    side = repo.commit()
+    repo.push()
+    repo.git("checkout", "--quiet", "main")
+    for rev, commit in {"@side": side, "@HEAD": main, "@HEAD~1": first, "": main}.items():
+        assert source.pin(f"{served}//plain.txt{rev}").commit == commit
+
+
+def test_a_bare_repository_on_this_machine(source: DvcSource, repo: Repo, tmp_path: Path) -> None:
+    repo.use_remote(str(tmp_path / "remote"))
+    repo.commit()
+    repo.push()
+    bare = Repo(tmp_path / "bare repo.git")
+    repo.git("clone", "--quiet", "--bare", str(repo.root), str(bare.root))
+    for rev in ("main", None):
+        commit = source.pin(bare.uri("data", rev))
+        assert commit.commit == repo.git("rev-parse", "HEAD")
+    repo.root.rename(tmp_path / "elsewhere")
+    assert source.check(commit).available
+    source.fetch(commit, tmp_path / "fetched")
+    assert content(tmp_path / "fetched") == {"a": "one\n", "sub/b": "two\n"}
 
 
 def test_what_was_cloned_goes_with_the_process(served: str, tmp_path: Path) -> None:
@@ -621,6 +677,8 @@ def test_keys_in_the_users_own_configuration_serve_and_are_not_recorded(
         ("dvc://a%40b/why%3F@HEAD~1", Place("", "a@b/why?", "HEAD~1")),
         ("dvc+https://host/org/repo.git//data@main", Place("https://host/org/repo.git", "data", "main")),
         ("dvc+ssh://git@host/org/repo.git//a/b", Place("ssh://git@host/org/repo.git", "a/b", None)),
+        ("dvc+https://host:8080/r//a@b/c", Place("https://host:8080/r", "a", "b/c")),
+        ("dvc+ssh://git@[::1]:22/r//a@b", Place("ssh://git@[::1]:22/r", "a", "b")),
         ("dvc+file:///srv/a%20repo//data@1a2b", Place("file:///srv/a%20repo", "data", "1a2b")),
     ],
 )
@@ -668,7 +726,15 @@ def test_refuses_malformed_uris(uri: str) -> None:
 
 @pytest.mark.parametrize(
     "uri",
-    ["dvc+https://hunter2@host/r//d@main", "dvc+https://me:hunter2@host/r//d", "dvc+ssh://me:hunter2@host/r//d@main"],
+    [
+        "dvc+https://hunter2@host/r//d@main",
+        "dvc+https://me:hunter2@host/r//d",
+        "dvc+ssh://me:hunter2@host/r//d@main",
+        "dvc+https://me:hun/ter2:hunter2@host/r//d@main",
+        "dvc+git://me:hunter2@host/r//d@main",
+        "dvc+https:/me:hunter2@host/r//d",
+        "dvc+https://host/r?token=hunter2//d@main",
+    ],
 )
 def test_a_password_in_a_uri_is_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(UsageError) as caught:

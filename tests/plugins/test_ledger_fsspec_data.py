@@ -92,6 +92,7 @@ def versioned_gcs(gcs_service: Service) -> str:
     return "gs://versioned"
 
 
+@pytest.mark.slow
 class TestVersionedS3(Kit):
     @pytest.fixture
     def url(self, s3_service: Service, versioned_s3: str) -> Iterator[str]:
@@ -226,6 +227,31 @@ def test_the_same_bytes_written_again_are_still_what_was_pinned(
     assert (tmp_path / "fetched/a").read_bytes() == b"one"
 
 
+def test_what_was_written_again_is_read_a_few_pieces_at_a_time(
+    source: FsspecSource, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PIECE", 1000)
+    large = tmp_path / "tree"
+    large.mkdir()
+    for number in range(8):
+        (large / str(number)).write_bytes(bytes([number]) * 10_000)
+    commit = source.pin(upload(large, s3_url))
+    monkeypatch.setattr(files.File, "same", lambda *_: False)
+    read, free, in_time = files.Files.read, threading.Semaphore(files.THREADS), []
+
+    def counted(self: files.Files, *asked: Any) -> bytes:
+        in_time.append(free.acquire(blocking=False))
+        try:
+            return read(self, *asked)
+        finally:
+            free.release()
+
+    monkeypatch.setattr(files.Files, "read", counted)
+    assert source.check(commit).available
+    assert len(in_time) == 80
+    assert all(in_time)
+
+
 def test_a_version_that_was_removed_is_missed(source: FsspecSource, kept_url: str, tree: Path, tmp_path: Path) -> None:
     commit = source.pin(upload(tree, kept_url))
     fs, root = fsspec.url_to_fs(kept_url, use_listings_cache=False, version_aware=True)
@@ -305,6 +331,19 @@ def test_open_refuses_what_changes_afterwards(source: FsspecSource, s3_url: str,
     with pytest.raises(DataUnavailable, match="no longer what was pinned"):
         fs.open(f"{path}/a")
     assert fs.cat_file(f"{path}/sub/b") == b"two"
+
+
+def test_a_file_that_changes_while_it_is_open_is_refused(
+    source: FsspecSource, s3_url: str, tree: Path, tmp_path: Path
+) -> None:
+    (tree / "a").write_bytes(b"0123456789")
+    fs, path = source.open(source.pin(upload(tree, s3_url)))
+    with fs.open(f"{path}/a", block_size=4, cache_type="none") as stream:
+        assert stream.read(4) == b"0123"
+        (tree / "a").write_bytes(b"abcdefghij")
+        upload(tree, s3_url)
+        with pytest.raises(DataUnavailable, match="/a is no longer what was pinned"):
+            stream.read(4)
 
 
 # --- networks and errors -----------------------------------------------------------------------------------------
@@ -469,6 +508,9 @@ def test_a_file_on_the_web(source: FsspecSource, web: Web, tmp_path: Path, monke
     assert "changed file.bin" in source.check(commit).reason
     with pytest.raises(DataUnavailable, match=r"changed file\.bin"):
         source.fetch(commit, tmp_path / "other")
+    web.length = False
+    with pytest.raises(DataUnavailable, match="does not say how long it is"):
+        fs.open(path)
 
 
 def test_what_the_web_refuses(source: FsspecSource, web: Web) -> None:

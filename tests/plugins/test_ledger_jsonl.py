@@ -125,6 +125,26 @@ def test_a_file_that_was_removed_is_not_begun_in_the_middle(directory: Path) -> 
     assert "--again" in str(told.value.mend)
 
 
+def test_a_file_of_another_run_is_left_alone(directory: Path) -> None:
+    run = new_id()
+    file = delivered(directory, new_id()).rename(directory / f"{run}.jsonl")
+    theirs = file.read_bytes()
+    for events in (stream(EVENTFUL, run_id=run), stream(EVENTFUL, run_id=run)[5:]):
+        with pytest.raises(Conflict, match="not what this mirror wrote"):
+            JsonLines(directory).deliver(events)
+    assert file.read_bytes() == theirs
+
+
+def test_a_file_that_somebody_spoilt_is_told(directory: Path) -> None:
+    run = new_id()
+    file = delivered(directory, run)
+    for spoilt in (b"{", b"[]", b'{"metric":"loss"}'):
+        first, rest = file.read_bytes().split(b"\n", 1)
+        file.write_bytes(b"\n".join((first, spoilt, rest)))
+        with pytest.raises(Conflict, match="not what this mirror wrote"):
+            JsonLines(directory).shows(run)
+
+
 def test_a_name_that_leaves_the_directory_is_refused(directory: Path) -> None:
     for run in ("../../etc/passwd", "a/b", "", ".."):
         with pytest.raises(Conflict):

@@ -7,7 +7,7 @@ import os
 import pickle
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
@@ -21,11 +21,12 @@ from ledger.settings import in_memory
 from ledger.testing.data_sources import BaseDataSourceTests
 from ledger_lakefs import LakefsPlugin
 from ledger_lakefs.access import find_access
+from ledger_lakefs.lake import Lake
 from ledger_lakefs.source import LakefsSource, UncommittedData
 from ledger_lakefs.uris import Asked, Place
 from tests.lakefs.api import description
 from tests.lakefs.repositories import Commit
-from tests.lakefs.standin import KEY, SECRET, LakeFS
+from tests.lakefs.standin import LakeFS
 from tests.lakefs.user import User
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class TestLakefsSource(BaseDataSourceTests):
         return self._missing
 
 
+@pytest.mark.slow
 class TestWithoutPresigning(TestLakefsSource):
     @pytest.fixture(autouse=True)
     def _through_the_server(self, standin: LakeFS) -> None:
@@ -261,6 +263,21 @@ def test_it_commits_when_asked(source: LakefsSource, repo: Repo, user: User) -> 
     assert commit.details["metadata"] == {"committed-by": "training-ledger"}
     again = source.pin(f"lakefs://{repo.name}/main/set?commit=cleaned%20up")
     assert again == commit
+    source.commit(f"lakefs://{repo.name}/main/set", "nothing to say")
+    assert repo.head() == commit.commit
+
+
+def test_of_two_that_commit_one_is_the_first(source: LakefsSource, repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo.upload("set/a", b"one")
+    commit = Lake.commit
+
+    def late(*asked: Any) -> None:
+        repo.commit("somebody was quicker")
+        commit(*asked)
+
+    monkeypatch.setattr(Lake, "commit", late)
+    pinned = source.pin(f"lakefs://{repo.name}/main/set?commit=mine")
+    assert (pinned.commit, pinned.details["message"]) == (repo.head(), "somebody was quicker")
 
 
 # --- what it costs -----------------------------------------------------------------------------------------------
@@ -439,8 +456,7 @@ def test_bytes_that_were_changed_are_named(
 def test_a_repository_that_is_gone_is_a_reason(
     source: LakefsSource, repo: Repo, user: User, pinned: DataCommit
 ) -> None:
-    user.client.repositories_api.delete_repository(repo.name, force=True)
-    user._made.remove(repo.name)
+    user.delete(repo)
     assert repo.name in source.check(pinned).reason
 
 
@@ -527,19 +543,20 @@ def test_what_the_server_says_is_told(
 ) -> None:
     repo.upload("a", b"one")
     standin.fail(status, path=path, method=method)
-    with pytest.raises(DataUnavailable, match=told):
+    with pytest.raises(DataUnavailable, match=told) as caught:
         source.pin(f"lakefs://{repo.name}/main/a?commit=work")
+    assert caught.value.mend
 
 
-def secretless(error: LedgerError) -> None:
+def secretless(error: LedgerError, user: User) -> None:
     """What a message, its mend and all that led to it hold must not be a key."""
     shown: BaseException | None = error
     while shown is not None:
-        assert SECRET not in repr(shown) + str(shown)
-        assert KEY not in repr(shown) + str(shown)
+        assert user.secret not in repr(shown) + str(shown)
+        assert user.key not in repr(shown) + str(shown)
         shown = shown.__cause__
     assert error.mend
-    assert SECRET not in error.mend
+    assert user.secret not in error.mend
 
 
 def test_a_wrong_key_is_told_and_not_shown(
@@ -548,7 +565,7 @@ def test_a_wrong_key_is_told_and_not_shown(
     monkeypatch.setenv("LAKEFS_SECRET_ACCESS_KEY", "very wrong")
     with pytest.raises(DataUnavailable, match="does not accept the access key") as caught:
         source.pin(f"lakefs://{repo.name}/main/a")
-    secretless(caught.value)
+    secretless(caught.value, user)
     assert "very wrong" not in str(caught.value)
 
 
@@ -557,23 +574,23 @@ def test_a_wrong_key_is_told_and_not_shown(
     [("http://127.0.0.1:9", "cannot be reached"), ("http://nowhere.invalid", "cannot be reached")],
 )
 def test_a_wrong_endpoint_is_told_soon(
-    source: LakefsSource, monkeypatch: pytest.MonkeyPatch, endpoint: str, told: str
+    source: LakefsSource, user: User, monkeypatch: pytest.MonkeyPatch, endpoint: str, told: str
 ) -> None:
     monkeypatch.setenv("LAKEFS_ENDPOINT", endpoint)
     started = time.monotonic()
     with pytest.raises(DataUnavailable, match=told) as caught:
         source.pin("lakefs://corpus/main/a")
     assert time.monotonic() - started < 20
-    secretless(caught.value)
+    secretless(caught.value, user)
 
 
 def test_an_endpoint_that_is_no_api_is_told(
-    source: LakefsSource, repo: Repo, standin: LakeFS, monkeypatch: pytest.MonkeyPatch
+    source: LakefsSource, repo: Repo, user: User, standin: LakeFS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAKEFS_ENDPOINT", f"{standin.endpoint}/ui")
     with pytest.raises(DataUnavailable, match="is not the API of lakeFS") as caught:
         source.pin(f"lakefs://{repo.name}/main/a")
-    secretless(caught.value)
+    secretless(caught.value, user)
 
 
 def test_what_is_not_there_is_told_apart(source: LakefsSource, repo: Repo, user: User) -> None:
@@ -635,9 +652,18 @@ def test_refuses_malformed_uris(uri: str) -> None:
     assert caught.value.mend
 
 
-def test_a_key_in_a_uri_is_refused_and_not_repeated() -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "lakefs://AKIA:hunter2@abc/main/x",
+        "lakefs://abc/main/x?secret=hunter2",
+        "lakefs://abc//x?secret=hunter2",
+        "lakefs://Abc/main?secret=hunter2",
+    ],
+)
+def test_a_key_in_a_uri_is_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Asked.parse("lakefs://AKIA:hunter2@abc/main/x")
+        Asked.parse(uri)
     assert "hunter2" not in str(caught.value)
 
 

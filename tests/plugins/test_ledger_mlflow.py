@@ -18,6 +18,7 @@ from ledger.errors import Conflict, InvalidSettings, PluginUnavailable, Unavaila
 from ledger.events import ConfigResolved, DataCommitted, MetricsLogged, RunCompleted, RunFailed, RunInterrupted
 from ledger.hooks.differences import differences
 from ledger.hooks.pages import page_of
+from ledger.mirror import asking
 from ledger.testing.builders import logged, resumed, run_started, stream
 from ledger.testing.mirrors import BaseMirrorTests, expected_page
 from ledger_mlflow import rules
@@ -190,6 +191,11 @@ def test_mlflows_own_places_are_filled(place: Place, tracker: Tracker) -> None:
 # --- what MLflow cannot hold -------------------------------------------------------------------------------------
 
 
+def noted(place: Place, run: str) -> set[tuple[str, str]]:
+    with closing(MlflowMirror(place)) as mirror:
+        return {(each.what, each.rule) for each in asking.noted(mirror, run)}
+
+
 def test_a_parameter_that_is_set_again_shows_its_newest_value(place: Place, tracker: Tracker) -> None:
     run = new_id()
     config = [ConfigResolved(config={"lr": lr, "size": 3}, digest="6b" * 32) for lr in (1.0, 2.0, 1.0)]
@@ -197,6 +203,7 @@ def test_a_parameter_that_is_set_again_shows_its_newest_value(place: Place, trac
     for end in (2, 3, 4):
         deliver(place, events[:end])
         assert wrong(place, events[:end]) == []
+        assert noted(place, run) == ({("parameter lr", rules.AGAIN)} if end > 2 else set())
     assert tracker.run(run).data.params == {"lr": "1.0", "size": "3"}
     assert tracker.run(run).data.tags["ledger.config/lr"] == "1.0"
 
@@ -206,10 +213,27 @@ def test_what_the_server_refuses_is_kept_as_text(place: Place, monkeypatch: pyte
     monkeypatch.setattr(rules, "name", lambda text: text)
     points = {float(step): {"loss": 1 / (step + 1)} for step in range(30)} | {30.0: {"recall@5": 0.25}}
     facts = [run_started(tags=("a@b",)), ConfigResolved(config={"lr": 1.0, "x@y": 2.0}, digest="6b" * 32)]
-    events = stream([*facts, logged(points)], run_id=new_id())
+    run = new_id()
+    events = stream([*facts, logged(points)], run_id=run)
     with pytest.warns(RuntimeWarning, match="MLflow refuses the metric recall@5, a tag keeps it"):
         deliver(place, events)
     assert wrong(place, events) == []
+    kept = {"metric recall@5", "tag tag/a@b", "tag ledger.config/x@y"}
+    assert noted(place, run) == {(what, rules.KEPT) for what in kept}
+
+
+def test_of_what_the_server_refuses_the_newest_value_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "name", lambda text: text)
+    old = data("train").model_copy(update={"name": "x@y"})
+    new = {"uri": "file:other", "commit": "decade", "path": "other", "digest": "7c" * 32, "files": 4, "bytes": 8}
+    events = stream([run_started(), old, old.model_copy(update=new), old], run_id=new_id())
+    with pytest.warns(RuntimeWarning, match="MLflow refuses the tag data/x@y/commit"):
+        deliver(place, events[:2], events[2:3], events[3:])
+    assert wrong(place, events) == []
+
+
+def test_nothing_is_noted_of_a_run_that_is_not_there(place: Place) -> None:
+    assert noted(place, new_id()) == set()
 
 
 def test_points_in_another_order_than_their_times_are_no_difference(place: Place) -> None:
@@ -441,8 +465,19 @@ def test_the_place_is_found_in_settings_then_variables(tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("_no_variables")
-@pytest.mark.parametrize("table", ['tracking_url = "http://x"', "experiment = 3", 'tracking_uri = "sqlite:///m.db"'])
+@pytest.mark.parametrize(
+    "table",
+    [
+        'tracking_url = "http://x"',
+        "experiment = 3",
+        'tracking_uri = "sqlite:///m.db"',
+        'tracking_uri = "http://["',
+        'tracking_uri = "https://"',
+        'tracking_uri = "https://ada:open/sesame@mlflow.example.org"',
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, table: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         find_place(settings_of(tmp_path, table))
     assert "tracking_uri" in (caught.value.mend or "")
+    assert "sesame" not in str(caught.value)

@@ -48,6 +48,20 @@ def test_a_delivery_that_was_cut_off_is_written_again(tmp_path: Path, events: Se
     assert differences(expected_page(mirror, events), shown) == []
 
 
+def test_what_a_crash_of_the_machine_left_behind_a_delivery_is_cut_off(
+    tmp_path: Path, events: Sequence[Recorded]
+) -> None:
+    half = len(events) // 2
+    NeptuneMirror(tmp_path).deliver(events[:half])
+    with (place(tmp_path, RUN) / "data-1.log").open("ab") as file:
+        file.write(bytes(50) + b'"}\n{"obj":')  # a block that was never written, and one behind it
+    mirror = NeptuneMirror(tmp_path)
+    mirror.deliver(events[half:])
+    shown = mirror.shows(RUN)
+    assert shown is not None
+    assert differences(expected_page(mirror, events), shown) == []
+
+
 def test_the_steps_of_every_series_rise(tmp_path: Path) -> None:
     facts = (
         run_started(),
@@ -148,8 +162,12 @@ def test_settings_that_are_not_understood(tmp_path: Path) -> None:
             plugin_settings={"neptune": table},
         )
 
-    with pytest.raises(InvalidSettings, match=r"plugin\.neptune\.mode = 'async'") as told:
-        open_mirrors(settings({"mode": "async"}))
-    assert told.value.mend
+    for key in ("api_token", "endpoint", "mode"):
+        with pytest.raises(InvalidSettings, match=rf"plugin\.neptune\.{key} is no setting") as told:
+            open_mirrors(settings({key: "geheim"}))
+        assert "NEPTUNE_API_TOKEN" in str(told.value.mend)
+        assert "geheim" not in f"{told.value} {told.value.mend}"
+    with pytest.raises(InvalidSettings, match=r"plugin\.neptune\.directory = 3"):
+        open_mirrors(settings({"directory": 3}))
     (mirror,) = open_mirrors(settings({"directory": "there"}))
     assert mirror.target == str(tmp_path / "there")

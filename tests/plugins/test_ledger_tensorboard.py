@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import resource
 import subprocess
 import sys
 import time
@@ -68,6 +69,10 @@ class TestMirror(BaseMirrorTests):
 
         return write
 
+    @pytest.mark.slow
+    def test_killed_on_the_way_and_restarted_it_is_shown_once(self, open_mirror: Callable[[], Mirror]) -> None:
+        super().test_killed_on_the_way_and_restarted_it_is_shown_once(open_mirror)
+
 
 def deliver(directory: Path, *batches: Sequence[Recorded]) -> None:
     with closing(TensorBoardMirror(directory)) as mirror:
@@ -124,6 +129,22 @@ def test_a_file_that_could_not_be_finished_is_not_written_on(directory: Path, mo
     assert wrong(directory, events) == []
     (home,) = directory.iterdir()
     assert len(list((home / "attempt-1").iterdir())) == 2
+
+
+def test_a_full_disk_is_told_as_such_and_mends_itself(directory: Path) -> None:
+    """What Python still holds of a file it tries to write once more when the file is closed."""
+    events = stream(TWICE, run_id=new_id())
+    with closing(TensorBoardMirror(directory)) as mirror:
+        mirror.deliver(events[:2])
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+        try:
+            with pytest.raises(Unavailable, match="File too large"):
+                mirror.deliver(events[2:])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        mirror.deliver(events[2:])
+    assert wrong(directory, events) == []
 
 
 def test_a_directory_that_was_removed_is_made_anew_from_the_beginning(directory: Path) -> None:
@@ -219,6 +240,7 @@ def test_the_directory_is_a_setting(tmp_path: Path) -> None:
 
     assert target("") == str(tmp_path / ".ledger/scratch/tensorboard")
     assert target('directory = "boards"') == str(tmp_path / "boards")
+    assert target('directory = "../boards"') == str(tmp_path.parent / "boards")
     for table in ('dir = "x"', "directory = 7"):
         with pytest.raises(InvalidSettings) as caught:
             target(table)

@@ -41,6 +41,7 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStandIn]:
 
 class TestOfflineMirror(BaseMirrorTests):
     client = "wandb"
+    kills = 2
 
     @pytest.fixture
     def open_mirror(self, tmp_path: Path) -> Callable[[], Mirror]:

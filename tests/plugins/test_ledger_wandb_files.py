@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from ledger.errors import Conflict, InvalidSettings, Unavailable
 from ledger.hooks.differences import differences
+from ledger.hooks.pages import Page, Point
 from ledger.settings import Settings
 from ledger.testing.builders import stream
 from ledger.testing.eventful import EVENTFUL
@@ -25,6 +27,7 @@ from ledger.testing.mirrors import expected_page
 from ledger_wandb import client, open_mirrors
 from ledger_wandb.file import find
 from ledger_wandb.frames import START, framed, records
+from ledger_wandb.limits import adapt
 from ledger_wandb.mirror import OfflineMirror, OnlineMirror
 from ledger_wandb.records import Place
 from tests.wandb_standin import ENTITY, KEY, StoredRun, WandbStandIn
@@ -157,6 +160,49 @@ def test_what_the_server_has_is_not_given_to_it_again(
     assert not list((tmp_path / "files").glob(".upload*"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mark", ["by Ledger", "by W&B"])
+def test_what_another_place_has_taken_is_brought_to_the_next(
+    tmp_path: Path, events: Sequence[Recorded], standin: WandbStandIn, mark: str
+) -> None:
+    if mark == "by Ledger":
+        OnlineMirror(tmp_path, ENTITY, "kit", standin.url).deliver(events[:6])
+    else:
+        OfflineMirror(tmp_path, ENTITY, "kit").deliver(events[:6])
+        _sync(tmp_path, standin)
+    mirror = OnlineMirror(tmp_path, ENTITY, "next", standin.url)
+    assert mirror.shows(RUN) is None
+    mirror.deliver(events[:6])
+    shown = mirror.shows(RUN)
+    assert shown is not None
+    assert differences(expected_page(mirror, events[:6]), shown) == []
+
+
+@pytest.mark.slow
+def test_files_that_were_removed_are_written_again_and_no_point_is_doubled(
+    tmp_path: Path, events: Sequence[Recorded], standin: WandbStandIn
+) -> None:
+    OnlineMirror(tmp_path, ENTITY, "kit", standin.url).deliver(events[:9])
+    for folder in tmp_path.iterdir():
+        shutil.rmtree(folder)
+    mirror = OnlineMirror(tmp_path, ENTITY, "kit", standin.url)
+    with pytest.raises(Conflict, match="has 0 events of a run of which 9 were delivered") as told:
+        mirror.deliver(events[9:])
+    assert "--again" in str(told.value.mend)
+    mirror.deliver(events)
+    assert _shown_by(standin, mirror, events) == []
+
+
+@pytest.mark.slow
+def test_without_an_entity_it_is_read_where_it_was_uploaded(
+    tmp_path: Path, events: Sequence[Recorded], standin: WandbStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_ENTITY", "another-team")
+    mirror = OnlineMirror(tmp_path, "", "kit", standin.url)
+    mirror.deliver(events[:2])
+    assert mirror.shows(RUN) is not None
+
+
 def test_wandb_leaves_nothing_where_the_user_is(
     tmp_path: Path, events: Sequence[Recorded], standin: WandbStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +253,14 @@ def test_a_mirror_that_is_killed_leaves_no_process(monkeypatch: pytest.MonkeyPat
         _until(lambda: not [each for each in psutil.process_iter() if _asks(each, url)])
 
 
+def test_a_step_that_wandb_cannot_hold_is_told() -> None:
+    points = tuple(Point("loss", step, 0.0, 1.0, 1) for step in (2**53, 2**53 + 1))
+    adapted, told = adapt(Page(points=points))
+    assert [point.step for point in adapted.points] == [2.0**53] * 2
+    assert [one.what for one in told] == ["metric loss"]
+    assert adapt(Page(points=points[:1]))[1] == []
+
+
 def test_an_id_that_would_lead_out_of_the_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Conflict, match="no UUID"):
         OfflineMirror(tmp_path / "wandb", "", "").deliver(stream(EVENTFUL, run_id="/../../out"))
@@ -217,11 +271,14 @@ def test_an_id_that_would_lead_out_of_the_directory_is_refused(tmp_path: Path) -
     ("table", "told"),
     [
         ({"mode": "on"}, "plugin.wandb.mode = 'on'"),
-        ({"key": "x"}, "plugin.wandb.key"),
+        ({"api_key": "geheim"}, "plugin.wandb.api_key is no setting"),
         ({"project": 3}, "plugin.wandb.project = 3"),
         ({"directory": ""}, "plugin.wandb.directory"),
         ({"base_url": "ftp://example.org"}, "no http"),
-        ({"base_url": "https://ada:geheim@example.org"}, "has a user or password"),
+        ({"base_url": "https://ada:geheim@example.org"}, "no http"),
+        ({"base_url": "ada:geheim@example.org"}, "no http"),
+        ({"base_url": "https://example.org?key=geheim"}, "no http"),
+        ({"base_url": "https://[geheim"}, "no http"),
     ],
 )
 def test_settings_that_are_not_understood(tmp_path: Path, table: dict[str, object], told: str) -> None:
@@ -231,11 +288,24 @@ def test_settings_that_are_not_understood(tmp_path: Path, table: dict[str, objec
     assert "geheim" not in f"{error.value} {error.value.mend}"
 
 
-def test_settings_say_where_it_goes(tmp_path: Path) -> None:
+def test_settings_say_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     (offline,) = open_mirrors(_settings(tmp_path, {"directory": "files"}))
     assert offline.target == str(tmp_path / "files")
     (online,) = open_mirrors(_settings(tmp_path, {"mode": "online", "entity": "team", "project": "p"}))
     assert online.target == "https://api.wandb.ai/team/p"
+
+
+def test_without_a_setting_the_server_is_that_of_wandbs_own_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    (online,) = open_mirrors(_settings(tmp_path, {"mode": "online"}))
+    assert online.target == "https://wandb.example.org"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://ada:geheim@example.org")
+    with pytest.raises(InvalidSettings, match="WANDB_BASE_URL is no") as error:
+        open_mirrors(_settings(tmp_path, {"mode": "online"}))
+    assert "geheim" not in f"{error.value} {error.value.mend}"
 
 
 def _settings(base: Path, table: dict[str, object]) -> Settings:

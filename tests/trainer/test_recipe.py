@@ -301,6 +301,27 @@ def test_the_steps_of_a_sample_are_those_whose_samples_it_is_among(tmp_path: Pat
         assert trainer.readings(config, data, sample) == told
 
 
+def test_a_users_own_task_is_found_in_the_directory_for_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numbered.py").write_text("""
+from pydantic import BaseModel
+class Options(BaseModel):
+    pass
+class Numbered:
+    def samples(self, split): return range(100, 120)
+def numbered(options: Options, data): return Numbered()
+""")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "numbered", raising=False)
+    path = list(sys.path)
+    config = resolve(tmp_path, 'task = "numbered:numbered"\nsteps = 5\n[batch]\nsize = 4\n')
+    ((first, *_),) = RecipeTrainer().samples(config, {}, 1)
+    assert 100 <= first < 120
+    assert (1, 0) in RecipeTrainer().readings(config, {}, first)
+    assert sys.path == path
+
+
 def test_samples_of_a_step_that_never_was(tmp_path: Path, text: Path) -> None:
     config = resolve(tmp_path, MINIMAL)
     with pytest.raises(InvalidRecipe, match="steps 1 to 10"):

@@ -15,6 +15,7 @@ import torch
 from ledger.errors import DataUnavailable, InvalidRecipe
 from ledger_trainer.task import find_factory
 from ledger_trainer.tasks import kjv, mnist
+from ledger_trainer.tasks.parquet import read_columns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,6 +126,13 @@ def test_a_directory_of_parquet_files_is_the_same_text(text: Path, tmp_path: Pat
     assert one.samples("train") == other.samples("train")
 
 
+def test_rows_below_folders_of_columns_are_read_whatever_their_names(tmp_path: Path) -> None:
+    for name, line in (("_part=a", "one"), ("_part=b", "two"), ("_delta_log", "no row"), ("_change_data", "no row")):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"text": [line]}), tmp_path / name / "x.parquet")
+    assert read_columns(tmp_path, "text", "_part") == [["one", "two"], ["a", "b"]]
+
+
 def test_a_directory_of_parquet_files_is_the_same_images(images: Path, tmp_path: Path) -> None:
     with np.load(images) as arrays:
         rows, labels = [image.tobytes() for image in arrays["images"]], arrays["labels"].tolist()
@@ -142,6 +150,7 @@ def test_a_directory_of_parquet_files_is_the_same_images(images: Path, tmp_path:
         ("text", {"text": ["a", None]}, "the column text holds nulls"),
         ("text", {"text": [1, 2]}, "the column text is not text"),
         ("images", {"image": [bytes(783)] * 2, "label": [1, 2]}, "no table of images"),
+        ("images", {"image": [bytes(783), bytes(785)], "label": [1, 2]}, "no table of images"),
         ("images", {"image": [bytes(784)] * 2, "label": [1, 300]}, "no table of images"),
         ("images", {"image": [1, 2], "label": [1, 2]}, "no table of images"),
         ("images", {"label": [1, 2]}, "holds no such table"),

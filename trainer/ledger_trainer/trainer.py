@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -20,7 +21,7 @@ from ledger_trainer.sampling import positions, share_of
 from ledger_trainer.task import BUNDLED, find_factory, split_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pydantic import BaseModel
@@ -70,15 +71,17 @@ class RecipeTrainer:
         recipe = TrainingRecipe.model_validate(config)
         if not 1 <= step <= recipe.steps:
             raise InvalidRecipe(f"there is no step {step}: the training has steps 1 to {recipe.steps}")
-        task = find_factory(recipe.task).task(recipe.task_options, data)
         batch, mesh = recipe.batch, recipe.mesh()
-        feeds = (Feed(task, recipe.seed, batch.size, batch.accumulation, r, mesh) for r in range(mesh.processes))
-        return [[sample for micro in feed.samples(step) for sample in micro] for feed in feeds]
+        with _as_launched():
+            task = find_factory(recipe.task).task(recipe.task_options, data)
+            feeds = (Feed(task, recipe.seed, batch.size, batch.accumulation, r, mesh) for r in range(mesh.processes))
+            return [[sample for micro in feed.samples(step) for sample in micro] for feed in feeds]
 
     def readings(self, config: Mapping[str, Any], data: Mapping[str, Path], sample: int) -> list[tuple[int, int]]:
         """Each step that reads the sample, with each rank that does, found without going through the steps."""
         recipe = TrainingRecipe.model_validate(config)
-        known = find_factory(recipe.task).task(recipe.task_options, data).samples("train")
+        with _as_launched():
+            known = find_factory(recipe.task).task(recipe.task_options, data).samples("train")
         mesh, size = recipe.mesh(), recipe.batch.size
         found = []
         for place in (place for place, one in enumerate(known) if one == sample):
@@ -122,13 +125,20 @@ def _toml(value: Any) -> str:
     return "" if value is None else json.dumps(value)
 
 
-def _require_module(reference: str, source: Source) -> None:
-    package = split_reference(reference)[0].partition(".")[0]
-    sys.path.insert(0, "")  # as it will be for `python -m`
+@contextmanager
+def _as_launched() -> Iterator[None]:
+    """A user's modules are found in the working directory, as they are by `python -m`."""
+    sys.path.insert(0, "")
     try:
-        found = importlib.util.find_spec(package)
+        yield
     finally:
         sys.path.remove("")
+
+
+def _require_module(reference: str, source: Source) -> None:
+    package = split_reference(reference)[0].partition(".")[0]
+    with _as_launched():
+        found = importlib.util.find_spec(package)
     if found is None:
         raise InvalidRecipe(
             f"{source.where('task')}: task = {reference!r}: there is no module {package!r}",

@@ -77,7 +77,9 @@ def capture_environment(
         determinism=_determinism(environ),
         variables=_variables(environ),
     )
-    return _with_sections(captured, sections, failed)
+    whole = _with_sections(captured, sections, failed)
+    redactor = Redactor({**os.environ, **environ})  # an exception may tell what it was given
+    return whole.model_copy(update={"failures": {name: redactor.text(told) for name, told in failed.items()}})
 
 
 def _attempt(name: str, look: Callable[[], T], failed: dict[str, str]) -> T | None:
@@ -104,7 +106,7 @@ def _with_sections(
             failed[f"section {number} of the plugins ({', '.join(map(str, section))})"] = str(error)
             continue
         captured = candidate
-    return captured.model_copy(update={"failures": failed})
+    return captured
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -62,6 +62,8 @@ def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 def _from_parquet(directory: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     images, labels = read_columns(directory, "image", "label")
     try:
+        if sizes := {len(image) for image in images} - {28 * 28}:
+            raise ValueError(f"an image has {sizes.pop()} bytes")
         pixels = np.frombuffer(b"".join(images), dtype=np.uint8).reshape(len(labels), 28, 28)
         return pixels, np.array(labels, dtype=np.uint8)
     except (TypeError, ValueError, OverflowError) as error:
