@@ -26,14 +26,14 @@ def folder_of(settings: Settings, plugin: str) -> Path:
     return settings.base / str(table[DIRECTORY]) if DIRECTORY in table else settings.scratch / plugin
 
 
-def only_folder_of(settings: Settings, plugin: str, holds: str) -> Path:
-    """The same for a plugin without other settings. Raises ``InvalidSettings``; ``holds`` says what goes there."""
+def only_folder_of(settings: Settings, plugin: str, mend: str) -> Path:
+    """The same for a plugin without other settings. Raises ``InvalidSettings`` with this ``mend``."""
     for key, value in settings.plugin_settings.get(plugin, {}).items():
-        if key != DIRECTORY or not isinstance(value, str) or not value:
-            raise InvalidSettings(
-                f"ledger.toml: plugin.{plugin}.{key} = {value!r} is not understood",
-                mend=f'the one setting of [plugin.{plugin}] is {DIRECTORY} = "DIR", {holds}',
-            )
+        where = f"ledger.toml: plugin.{plugin}.{key}"
+        if key != DIRECTORY:  # its value is not shown: somebody may have put a token there
+            raise InvalidSettings(f"{where} is no setting", mend=mend)
+        if not isinstance(value, str) or not value:
+            raise InvalidSettings(f"{where} = {value!r} is not understood", mend=mend)
     return folder_of(settings, plugin)
 
 

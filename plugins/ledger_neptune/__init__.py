@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ledger.errors import InvalidSettings
+from ledger.hooks.folders import only_folder_of
 from ledger.hooks.specs import hookimpl
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ledger import Settings
     from ledger.hooks.ports import Mirror
 
-_DIRECTORY: Final = "directory"
 _MEND: Final = (
     'the one setting of [plugin.neptune] is directory = "DIR", where .neptune/offline goes; '
     "Neptune's client takes its server from the variable NEPTUNE_API_TOKEN and from nowhere else: "
@@ -26,11 +25,4 @@ def open_mirrors(settings: Settings) -> Sequence[Mirror]:
     """The one mirror of this plugin, ``neptune``."""
     from ledger_neptune.mirror import NeptuneMirror
 
-    table = settings.plugin_settings.get("neptune", {})
-    for key, value in table.items():
-        if key != _DIRECTORY:  # its value is not shown: it may be a token
-            raise InvalidSettings(f"ledger.toml: plugin.neptune.{key} is no setting", mend=_MEND)
-        if not isinstance(value, str) or not value:
-            raise InvalidSettings(f"ledger.toml: plugin.neptune.{key} = {value!r} is not understood", mend=_MEND)
-    directory = settings.base / table[_DIRECTORY] if _DIRECTORY in table else settings.scratch / "neptune"
-    return [NeptuneMirror(directory)]
+    return [NeptuneMirror(only_folder_of(settings, "neptune", _MEND))]

@@ -6,11 +6,12 @@ import json
 import os
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger.errors import Conflict, Unavailable
+from ledger.errors import Conflict
 from ledger.files import appearing, sync_directory
+from ledger.hooks.folders import not_ours, reachable
 from ledger_neptune.operations import Held, delivery, is_whole
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def carry_on(folder: Path, run: str, batch: Sequence[Recorded], held: Held) -> N
     if not fresh:
         return
     made = delivery(held, fresh)
-    with reachable(folder):
+    with reachable(folder, "neptune"):
         if held.end:
             _put(folder, held, made)
         else:
@@ -56,7 +57,7 @@ def carry_on(folder: Path, run: str, batch: Sequence[Recorded], held: Held) -> N
 def hold(folder: Path) -> Held:
     """What the whole deliveries in a queue hold. Raises ``Conflict`` where it is not Ledger's."""
     held, waiting, end = Held(), [], 0
-    with reachable(folder):
+    with reachable(folder, "neptune"):
         if not _is_there(folder):
             return held
         try:
@@ -69,9 +70,9 @@ def hold(folder: Path) -> Held:
                             held.take(each)
                         held.end, held.version, waiting = end, version, []
         except (ValueError, FileNotFoundError) as error:
-            raise not_ours(folder) from error
+            raise not_ours(folder, "neptune") from error
     if not held.end:  # a queue of ours appears with its first delivery
-        raise not_ours(folder)
+        raise not_ours(folder, "neptune")
     return held
 
 
@@ -86,7 +87,7 @@ def _is_there(folder: Path) -> bool:
 
 def operations(folder: Path) -> Iterator[Any]:
     """All operations, read by Neptune's own queue."""
-    with reachable(folder), closing(_queue(folder)) as queue:
+    with reachable(folder, "neptune"), closing(_queue(folder)) as queue:
         while found := queue.get():
             yield found.obj
 
@@ -147,7 +148,7 @@ def _fresh(folder: Path, held: Held, batch: Sequence[Recorded]) -> Sequence[Reco
     events = mark.get("events", 0)
     known = {0: mark.get("first"), events - 1: mark.get("last")}
     if any(known.get(each.position, each.digest) != each.digest for each in batch if each.position < events):
-        raise not_ours(folder)
+        raise not_ours(folder, "neptune")
     fresh = [each for each in batch if each.position >= events]
     if fresh and fresh[0].position > events:
         raise Conflict(
@@ -156,25 +157,5 @@ def _fresh(folder: Path, held: Held, batch: Sequence[Recorded]) -> Sequence[Reco
             "writes all of the run anew, which Neptune then takes for another one",
         )
     if fresh and events and fresh[0].previous_digest != mark["last"]:
-        raise not_ours(folder)
+        raise not_ours(folder, "neptune")
     return fresh
-
-
-def not_ours(folder: Path) -> Conflict:
-    """Something is in the run's place that is not what Ledger wrote there."""
-    return Conflict(
-        f"{folder} is not what this mirror wrote for that run",
-        mend="move it away, then `ledger mirror RUN --to neptune --again`",
-    )
-
-
-@contextmanager
-def reachable(folder: Path) -> Iterator[None]:
-    """Files that cannot be read or written are a tracker that cannot be had now."""
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(
-            f"{folder} cannot be read or written: {error.strerror}",
-            mend="check that disk and the permissions; [plugin.neptune] directory names another place",
-        ) from error

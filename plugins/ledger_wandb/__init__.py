@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from ledger.errors import InvalidSettings
+from ledger.hooks.folders import DIRECTORY, folder_of
 from ledger.hooks.specs import hookimpl
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ledger.hooks.ports import Mirror
 
 _MODES: Final = ("offline", "online")
-_KEYS: Final = ("mode", "project", "entity", "directory", "base_url")
+_KEYS: Final = ("mode", "project", "entity", DIRECTORY, "base_url")
 _MEND: Final = (
     f"the settings of [plugin.wandb] are {', '.join(_KEYS)}, all of them text; mode is {' or '.join(_MODES)}; "
     "the key comes from WANDB_API_KEY or `wandb login`"
@@ -34,7 +35,7 @@ def open_mirrors(settings: Settings) -> Sequence[Mirror]:
     table = settings.plugin_settings.get("wandb", {})
     for key, value in table.items():
         _check(key, value)
-    directory = settings.base / table["directory"] if "directory" in table else settings.scratch / "wandb"
+    directory = folder_of(settings, "wandb")
     entity, project = table.get("entity", ""), table.get("project", "")
     if table.get("mode", "offline") == "offline":
         return [OfflineMirror(directory, entity, project)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ledger.errors import Conflict, Unavailable
+from ledger.errors import Conflict
 from ledger.files import appearing, sync_directory
+from ledger.hooks.folders import not_ours, reachable
 from ledger.hooks.pages import moment
 from ledger_wandb.frames import START, framed, records
 from ledger_wandb.records import Held, delivery, ending, is_whole
@@ -25,7 +25,7 @@ def find(directory: Path, run: str) -> list[Path]:
     """The files of the run with this UUID below ``directory``, where W&B would have them, in their order."""
     if not run.replace("-", "").isalnum():
         raise Conflict(f"{run!r} is no UUID of a run, and so no name of a file", mend="verify it: `ledger verify`")
-    with reachable(directory):
+    with reachable(directory, "wandb"):
         if not directory.exists():
             return []
         folders = sorted(name for name in os.listdir(directory) if "run-" in name and name.endswith(f"-{run}"))
@@ -56,7 +56,7 @@ def carry_on(directory: Path, place: Place, batch: Sequence[Recorded], held: Hel
     held.parts, held.end = len(files), offset + len(content)
     if held.mark["exit"] is not None:
         content += frames([ending(held.mark["exit"])], held.end)
-    with reachable(files[-1]):
+    with reachable(files[-1], "wandb"):
         if start:
             _append(files[-1], start, content)
         else:
@@ -79,7 +79,7 @@ def hold(files: Sequence[Path]) -> Held:
         held.take(record)
         held.end = end
     if files and not held.end:  # a file of ours appears with its first delivery
-        raise not_ours(files[-1])
+        raise not_ours(files[-1].parent, "wandb")
     return held
 
 
@@ -89,7 +89,7 @@ def whole(path: Path) -> Iterator[tuple[int, Any]]:
 
     waiting = []
     try:
-        with reachable(path), path.open("rb") as file:
+        with reachable(path, "wandb"), path.open("rb") as file:
             for end, content in records(file):
                 record = Record.FromString(content)
                 waiting.append((end, record))
@@ -97,7 +97,7 @@ def whole(path: Path) -> Iterator[tuple[int, Any]]:
                     yield from waiting
                     waiting = []
     except ValueError as error:
-        raise not_ours(path) from error
+        raise not_ours(path.parent, "wandb") from error
 
 
 def write_new(path: Path, content: bytes) -> None:
@@ -125,7 +125,7 @@ def _fresh(path: Path, held: Held, batch: Sequence[Recorded]) -> Sequence[Record
     known = {0: mark.get("first"), events - 1: mark.get("last")}
     fresh = [each for each in batch if each.position >= events]
     if any(known.get(each.position, each.digest) != each.digest for each in batch if each.position < events):
-        raise not_ours(path)
+        raise not_ours(path.parent, "wandb")
     if fresh and fresh[0].position > events:
         raise Conflict(
             f"{path} has {events} events of a run of which {fresh[0].position} were delivered",
@@ -133,7 +133,7 @@ def _fresh(path: Path, held: Held, batch: Sequence[Recorded]) -> Sequence[Record
             'all of it anew; where W&B has the run already, with mode = "online", which sends only what it lacks',
         )
     if fresh and events and fresh[0].previous_digest != mark["last"]:
-        raise not_ours(path)
+        raise not_ours(path.parent, "wandb")
     return fresh
 
 
@@ -151,23 +151,3 @@ def _append(path: Path, start: int, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def not_ours(path: Path) -> Conflict:
-    """A file is in the run's place that is not what Ledger wrote there."""
-    return Conflict(
-        f"{path} is not what this mirror wrote for that run",
-        mend="move its folder away, then `ledger mirror RUN --to wandb --again`",
-    )
-
-
-@contextmanager
-def reachable(path: Path) -> Iterator[None]:
-    """Files that cannot be read or written are a tracker that cannot be had now."""
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(
-            f"{path} cannot be read or written: {error.strerror}",
-            mend="check that disk and the permissions; [plugin.wandb] directory names another place",
-        ) from error

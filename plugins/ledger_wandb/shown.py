@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from ledger.hooks.folders import not_ours
 from ledger.hooks.pages import Page, Point
 from ledger_wandb import client
-from ledger_wandb.file import not_ours
 from ledger_wandb.limits import OURS
 from ledger_wandb.records import ATTEMPT, FIRST, MARK, STEP
 
@@ -33,7 +33,7 @@ def on_server(base_url: str, place: Place) -> Page | None:
 def _inspected(path: Path) -> list[dict[str, Any]]:
     found = client.inspect(path)
     if not any(MARK in record["summary"]["update"] for record in found if record["type"] == "summary"):
-        raise not_ours(path)
+        raise not_ours(path.parent, "wandb")
     return found
 
 

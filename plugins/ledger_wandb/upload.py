@@ -6,8 +6,9 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from ledger.errors import Conflict
+from ledger.hooks.folders import reachable
 from ledger_wandb import client
-from ledger_wandb.file import frames, hold, reachable, synced, whole, write_new
+from ledger_wandb.file import frames, hold, synced, whole, write_new
 from ledger_wandb.frames import START
 from ledger_wandb.records import FIRST, ending
 
@@ -31,7 +32,7 @@ def upload(files: Sequence[Path], first: str, base_url: str, place: Place) -> No
     last = _last_step(base_url, place, first)
     for path in waiting:
         folder = path.parent.parent / f".upload-{place.run}"
-        with reachable(folder):
+        with reachable(folder, "wandb"):
             shutil.rmtree(folder, ignore_errors=True)  # of an upload that was killed
             part = folder / path.parent.name / path.name
             write_new(part, frames(_behind(path, last), len(START)))
@@ -42,7 +43,7 @@ def upload(files: Sequence[Path], first: str, base_url: str, place: Place) -> No
 
 def _has_taken(target: str, path: Path) -> bool:
     mark = synced(path)
-    with reachable(mark):
+    with reachable(mark, "wandb"):
         return mark.exists() and mark.read_bytes() == target.encode()
 
 
