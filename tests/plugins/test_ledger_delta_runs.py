@@ -79,8 +79,11 @@ def test_a_training_is_replayed_after_rows_were_added(desk: Desk, tmp_path: Path
 def test_a_command_reads_the_version_that_is_asked_for(desk: Desk, tmp_path: Path) -> None:
     for number in (1, 2):
         write_deltalake(tmp_path / "table", pa.table({"n": [number]}), mode="overwrite")
+    # Not by to_pyarrow_table(): of its threads one may outlive the interpreter, and abort the process.
     desk.write(
-        read__py="import os, deltalake; print(deltalake.DeltaTable(os.environ['LEDGER_DATA_TRAIN']).to_pyarrow_table())"
+        read__py="import os, deltalake, pyarrow.parquet as parquet\n"
+        "(file,) = deltalake.DeltaTable(os.environ['LEDGER_DATA_TRAIN']).file_uris()\n"
+        "print(parquet.read_table(file, use_threads=False))\n"
     )
     desk.commit()
     uri = f"delta+{(tmp_path / 'table').as_uri()}"
