@@ -239,7 +239,7 @@ def test_a_mirror_that_there_is_not_stops_the_run_before_it_starts(desk: Desk) -
     [
         ('[ledger]\nmirrors = "jsonl"\n', "ledger.mirrors is 'jsonl'"),
         ("[ledger]\nmirrors = [1]\n", "ledger.mirrors is [1]"),
-        ('[ledger]\nmirrors = ["jsonl"]\n[plugin.jsonl]\ndir = "x"\n', "plugin.jsonl.dir = 'x'"),
+        ('[ledger]\nmirrors = ["jsonl"]\n[plugin.jsonl]\ndir = "x"\n', "plugin.jsonl.dir is no setting"),
         ('[ledger]\nmirrors = ["jsonl"]\n[plugin.jsonl]\ndirectory = 7\n', "plugin.jsonl.directory = 7"),
     ],
 )
