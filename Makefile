@@ -13,7 +13,7 @@ demo: $(VENV)/demo.done  ## record, kill, resume, replay: the whole story on a s
 	$(BIN)/python -m ledger_trainer.demo
 
 test: $(VENV)/test.done  ## what must hold, without what takes long
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'not slow' $(ARGS)
 
 slow: $(VENV)/test.done  ## what must hold as well: every engine on several processes, killed, resumed, replayed
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow $(ARGS)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(900)
-QUICK = ("torch", "fsdp")
+QUICK = ("torch",)
 
 
 class OnRealText(BaseEngineTests):
