@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.read.environment import COMPUTES, DECISIVE_VARIABLES, topology_differences
 from ledger.replay.part import begins, step_text
+from ledger.replay.witnesses import own_checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +73,7 @@ def _apart(state: RunState, attempt: Attempt) -> Iterator[str]:
 
 def _written(part: Part, state: RunState) -> list[str]:
     """Checkpoints that tell of another number of processes, where the log has no attempt to explain it."""
-    by = {written.processes: written for written in state.effective(state.written) if part.covers(written.step)}
+    by = {written.processes: written for written in own_checkpoints(state) if part.covers(written.step)}
     if len(by) < 2:
         return []
     told = ", ".join(f"{_count(number)} at step {step_text(written.step)}" for number, written in sorted(by.items()))

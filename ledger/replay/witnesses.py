@@ -224,10 +224,21 @@ def _fingerprints(state: RunState) -> dict[Key, list[_Point]]:
 def _checkpoints(state: RunState) -> dict[Key, list[_Point]]:
     forced = _forced(state)
     found: dict[Key, list[_Point]] = {}
-    for e in state.effective(state.written):
+    for e in own_checkpoints(state):
         point = _Point(e.step, e.attempt, parts(e), optional=e.trigger in UNPLANNED or id(e) in forced)
         found.setdefault(Key("checkpoint", e.name), []).append(point)
     return found
+
+
+def own_checkpoints(state: RunState) -> list[CheckpointWritten]:
+    """Those of the effective history, each written by the processes that made its step.
+
+    An attempt that was killed between two checkpoints of a step is made up for by the next one. Where that has another
+    number of processes, what it writes holds the generators of others.
+    """
+    kept = state.effective(state.written)
+    makers: dict[float, int] = {}
+    return [e for e in kept if makers.setdefault(e.step, e.processes) == e.processes]
 
 
 def _forced(state: RunState) -> set[int]:

@@ -432,6 +432,17 @@ def test_a_checkpoint_that_a_kill_prevented_is_no_surplus_where_the_next_attempt
     assert judge(original, elsewhere).verdict == "diverged"
 
 
+def test_a_checkpoint_that_other_processes_made_up_for_is_no_witness() -> None:
+    curve = points("loss", [(1, 1.0), (2, 0.5)])
+    best = checkpoint(2, model="b").model_copy(update={"name": "best_model_step_2", "processes": 2})
+    regular = checkpoint(2, model="b", generators="of two").model_copy(update={"processes": 2})
+    made_up = checkpoint(2, attempt=2, model="b", generators="of one")
+    rest = [*points("loss", [(3, 0.4)]), DONE]
+    assert judge([*curve, best, resumed(2, 2), made_up, *rest], [*curve, best, regular, *rest]).verdict == "identical"
+    same = made_up.model_copy(update={"processes": 2})
+    assert judge([*curve, best, resumed(2, 2), same, *rest], [*curve, best, regular, *rest]).verdict == "diverged"
+
+
 def test_a_replay_stopped_at_its_divergence_is_not_blamed_for_the_rest() -> None:
     curve = points("x", [(step, 1.0) for step in range(5)])
     judgement = judge(
