@@ -13,13 +13,14 @@ demo: $(VENV)/demo.done  ## record, kill, resume, replay: the whole story on a s
 	$(BIN)/python -m ledger_trainer.demo
 
 test: $(VENV)/test.done  ## what must hold, without what takes long
-	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'not slow and not thorough' $(ARGS)
 
-slow: $(VENV)/test.done  ## what must hold as well: every engine on several processes, killed, resumed, replayed
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow $(ARGS)
+slow: $(VENV)/test.done  ## what must hold as well: engines on several processes, killed, resumed, replayed; every tracker
+	$(BIN)/python -m pytest -n 3 --dist loadscope -m slow $(ARGS)
 
-faults: $(VENV)/test.done  ## what `test` tries a sample of: every fault, hundreds of times
+faults: $(VENV)/test.done  ## what `test` and `slow` try a sample of: every fault, hundreds of times, and every layout
 	$(BIN)/python -m pytest -n 2 --dist worksteal --faults all tests/faults $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m thorough $(ARGS)
 
 lint: $(VENV)/test.done  ## types, style, layers
 	$(BIN)/ruff check .

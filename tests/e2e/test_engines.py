@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(900)
 QUICK = ("torch",)
+SLOW = ("ddp", "fsdp", "tensor", "pipeline", "zero-3", "deepspeed-pipeline")
+"""Each kind of engine; the mixed layouts, and the lesser kinds of ZeRO, are for `make faults`."""
 
 
 class OnRealText(BaseEngineTests):
@@ -35,7 +37,9 @@ def _tests(name: str) -> type[OnRealText]:
         "elsewhere": laid.elsewhere,
     }
     tests: type[OnRealText] = type(f"Test{name.title().replace('-', '')}", (OnRealText,), attributes)
-    return tests if name in QUICK else pytest.mark.slow(tests)
+    if name in QUICK:
+        return tests
+    return (pytest.mark.slow if name in SLOW else pytest.mark.thorough)(tests)
 
 
 for _name in ENGINES:

@@ -38,6 +38,10 @@ class Layout:
         return f"zero{self.zero}-{self.processes}x-pipeline{self.pipeline}-{self.precision}"
 
 
+_RESIZED = ((Layout(3), 1e-6), (Layout(3, precision="bfloat16"), 1e-3), (Layout(1, processes=4, pipeline=2), 1e-6))
+_RESIZED_TOO = ((Layout(0), 1e-6), (Layout(1), 1e-6), (Layout(2), 1e-6), (Layout(1, precision="bfloat16"), 1e-3))
+
+
 def train(out: Path, layout: Layout, **asked: Any) -> dict[str, Any]:
     """Train, and return what rank 0 told."""
     done = launched(out, layout, **asked)
@@ -73,22 +77,28 @@ def slow(*layouts: Layout) -> list[Any]:
     return [pytest.param(layout, marks=pytest.mark.slow) for layout in layouts]
 
 
+def thorough(*layouts: Layout) -> list[Any]:
+    return [pytest.param(layout, marks=pytest.mark.thorough) for layout in layouts]
+
+
 @pytest.mark.parametrize(
     "layout",
     [
         Layout(2),
         *slow(
-            Layout(0),
             Layout(1),
             Layout(3),
+            Layout(3, precision="bfloat16"),
+            Layout(1, pipeline=2),
+            Layout(1, processes=4, pipeline=2),
+        ),
+        *thorough(
+            Layout(0),
             Layout(0, precision="bfloat16"),
             Layout(1, precision="bfloat16"),
             Layout(2, precision="bfloat16"),
-            Layout(3, precision="bfloat16"),
             Layout(0, pipeline=2),
-            Layout(1, pipeline=2),
             Layout(1, pipeline=2, precision="bfloat16"),
-            Layout(1, processes=4, pipeline=2),
         ),
     ],
     ids=str,
@@ -116,9 +126,13 @@ def test_resumed_it_equals_straight_through_in_every_bit(tmp_path: Path, layout:
     assert straight["topology"]["deepspeed"]["settings"]["zero_optimization"]["stage"] == layout.zero
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "layout", [Layout(0), Layout(1), Layout(2), Layout(3), Layout(0, pipeline=2), Layout(1, pipeline=2)], ids=str
+    "layout",
+    [
+        *slow(Layout(2), Layout(3), Layout(1, pipeline=2)),
+        *thorough(Layout(0), Layout(1), Layout(0, pipeline=2)),
+    ],
+    ids=str,
 )
 def test_it_trains_what_one_process_trains(tmp_path: Path, layout: Layout) -> None:
     alone = train(tmp_path / "alone", Layout(0, processes=1), steps=WHOLE, dropout=0.0)
@@ -130,17 +144,11 @@ def test_it_trains_what_one_process_trains(tmp_path: Path, layout: Layout) -> No
         assert told == pytest.approx(metrics, rel=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "bound"),
     [
-        (Layout(0), 1e-6),
-        (Layout(1), 1e-6),
-        (Layout(2), 1e-6),
-        (Layout(3), 1e-6),
-        (Layout(1, precision="bfloat16"), 1e-3),
-        (Layout(3, precision="bfloat16"), 1e-3),
-        (Layout(1, processes=4, pipeline=2), 1e-6),
+        *(pytest.param(layout, bound, marks=pytest.mark.slow) for layout, bound in _RESIZED),
+        *(pytest.param(layout, bound, marks=pytest.mark.thorough) for layout, bound in _RESIZED_TOO),
     ],
     ids=str,
 )
@@ -157,8 +165,9 @@ def test_it_goes_on_with_more_and_with_fewer_processes(tmp_path: Path, layout: L
     assert [path.name for path in (tmp_path / "straight").iterdir() if "universal" in path.name] == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize(
+    "zero", [pytest.param(3, marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 2))]
+)
 def test_buckets_that_fit_the_model_change_no_bit(tmp_path: Path, zero: int) -> None:
     size = 50_000_000
     own = tmp_path / "large.json"
