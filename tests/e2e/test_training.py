@@ -93,7 +93,7 @@ STOPS = [
     (signal.SIGINT, "1"),
     (signal.SIGTERM, "1"),
     pytest.param(signal.SIGINT, "2", marks=pytest.mark.slow),
-    pytest.param(signal.SIGTERM, "2", marks=pytest.mark.slow),
+    pytest.param(signal.SIGTERM, "2", marks=pytest.mark.thorough),
 ]
 
 

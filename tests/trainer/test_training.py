@@ -404,8 +404,7 @@ def test_training_waits_for_a_slow_store_and_says_so(
 
 _SEEDS = (
     1,
-    *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3)),
-    *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(4, 10)),
+    *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(2, 10)),
 )
 
 
