@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.zero.config import ZeroStageEnum
 
 from ledger.errors import CheckpointUnavailable
 
@@ -23,7 +24,6 @@ TAG: Final = "deepspeed"
 """Folder of a checkpoint that has DeepSpeed's own files."""
 CLASSES: Final = (
     ("deepspeed.runtime.fp16.loss_scaler", "LossScaler"),
-    ("deepspeed.runtime.zero.config", "ZeroStageEnum"),
     ("deepspeed.utils.tensor_fragment", "fragment_address"),
 )
 """What DeepSpeed pickles beside tensors and plain values: settings and addresses, none of which acts on loading."""
@@ -122,4 +122,6 @@ def canonical(value: Any) -> Any:
         return type(value)((canonical(key), canonical(item)) for key, item in value.items())
     if type(value) in (list, tuple, set):
         return type(value)(canonical(item) for item in value)
+    if isinstance(value, ZeroStageEnum):  # up to Python 3.11.3 it would be pickled as a call of ``getattr``
+        return value.value
     return sys.intern(value) if type(value) is str else value

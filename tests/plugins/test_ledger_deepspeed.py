@@ -375,6 +375,16 @@ def test_equal_states_give_equal_files_whatever_they_share(tmp_path: Path) -> No
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
 
 
+def test_the_stage_of_zero_is_written_as_a_number_that_every_python_reads(tmp_path: Path) -> None:
+    backend.load()
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    from ledger_deepspeed import checkpoint
+
+    checkpoint.SafeFiles().save({"zero_stage": ZeroStageEnum.gradients}, str(tmp_path / "one.pt"))
+    assert type(checkpoint.SafeFiles().load(str(tmp_path / "one.pt"))["zero_stage"]) is int
+
+
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_a_full_disk_is_told_as_one(size: int) -> None:
     from ledger_deepspeed.checkpoint import EqualFiles
