@@ -16,7 +16,7 @@ test: $(VENV)/test.done  ## what must hold, without what takes long
 	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'not slow and not thorough' $(ARGS)
 
 slow: $(VENV)/test.done  ## what must hold as well: engines on several processes, killed, resumed, replayed; every tracker
-	$(BIN)/python -m pytest -n 3 --dist loadscope -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m slow $(ARGS)
 
 faults: $(VENV)/test.done  ## what `test` and `slow` try a sample of: every fault, hundreds of times, and every layout
 	$(BIN)/python -m pytest -n 2 --dist worksteal --faults all tests/faults $(ARGS)
@@ -34,13 +34,18 @@ docs: $(VENV)/test.done  ## what docs/plugins.md says of each hook, from the hoo
 bench: $(BENCH)/bench.done  ## Ledger beside other tools; make bench ARGS=--help tells how to ask for less
 	$(BENCH)/bin/python -m tests.benchmarks $(ARGS)
 
-bench-gpu: $(BENCH)/bench.done  ## what Ledger costs on a GPU, and whether it is exact there
+bench-gpu: $(BENCH)/gpu.done  ## what Ledger costs on a GPU, and whether it is exact there
 	$(BENCH)/bin/python -m tests.benchmarks.gpu $(ARGS)
 
 $(BENCH)/bench.done: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BENCH)/bin/python -m pip check
+	touch $@
+
+# DeepSpeed's engine, and the driver's own account of device time, are part of what is measured there.
+$(BENCH)/gpu.done: $(BENCH)/bench.done
+	$(BENCH)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,deepspeed,gpu]'
 	touch $@
 
 $(VENV)/demo.done: pyproject.toml constraints.txt

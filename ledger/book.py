@@ -12,6 +12,7 @@ from ledger import __version__
 from ledger.codec import Codec, Metadata
 from ledger.errors import LedgerError, RunNotFound
 from ledger.hooks.ports import Probing
+from ledger.processes import lives, start_of
 from ledger.settings import FOLDER, Settings, find_settings
 from ledger.store import open_store
 from ledger.store.base import ANY, run_id, run_stream
@@ -206,38 +207,26 @@ class Book:
     def lives(self, run: str, process: Process) -> bool:
         """Whether the writer of a run without an end lives.
 
-        On this host the process itself tells. Of one on another host its lease does; without one it is believed.
+        The process itself tells, where it can be seen, else its lease.
         """
         alive = self.alive(process)
         if alive is not None:
             return alive
         lease = self.store.lease(run_stream(run))
-        return lease is None or lease.left > 0
+        return _believed(process.host, lease.left if lease else None)
 
     def _living(self) -> frozenset[str]:
         """Streams of the runs without an end whose writers live, as ``lives`` tells it."""
         living = set()
         for run in self.store.projections.unended():
             alive = self.alive(run)
-            if run.lease is None or run.lease > 0 if alive is None else alive:
+            if _believed(run.host, run.lease) if alive is None else alive:
                 living.add(run.stream)
         return frozenset(living)
 
     def alive(self, process: Process | Unended) -> bool | None:
-        """Whether a process still runs; None for one on another host, which cannot be seen from here."""
-        if process.host != HOST:
-            return None
-        import psutil
-
-        try:
-            found = psutil.Process(process.pid)
-            # A pid is used again in time, and the operating system rounds the time of a start.
-            same = abs(found.create_time() - process.started) < 1
-            return bool(same and found.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
-        except psutil.AccessDenied:
-            return True
+        """Whether a process still runs; None for one that cannot be seen from here, as on another host."""
+        return lives(process.pid, process.started) if process.host == HOST else None
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -311,6 +300,14 @@ class Book:
         self.close()
 
 
+def _believed(host: str, lease: float | None) -> bool:
+    """Whether a writer that cannot be seen is taken to live, by the seconds that its lease has left.
+
+    One that has no lease yet has only just begun; if it is of this host's name, it died then.
+    """
+    return host != HOST if lease is None else lease > 0
+
+
 def open_ledger(url: str | None = None, *, settings: Settings | None = None, plugins: Plugins | None = None) -> Book:
     """Open the ledger at ``url``, or the one that the command line would find from here.
 
@@ -326,7 +323,7 @@ def open_ledger(url: str | None = None, *, settings: Settings | None = None, plu
 
 def _hide_from_git(settings: Settings) -> None:
     """Keep an embedded ledger's folder out of the user's `git status`, where that can be."""
-    ignore = settings.scratch.parent / ".gitignore"
+    ignore = settings.home / ".gitignore"
     if ignore.parent.name == FOLDER and ignore.parent.is_dir() and not ignore.exists():
         with suppress(OSError):  # a ledger that may only be read is read
             ignore.write_text("*\n")
@@ -334,8 +331,7 @@ def _hide_from_git(settings: Settings) -> None:
 
 def this_process() -> Process:
     """The calling process, named for the log."""
-    import psutil
-
     from ledger.events import Process
 
-    return Process(host=HOST, pid=os.getpid(), started=psutil.Process().create_time())
+    pid = os.getpid()
+    return Process(host=HOST, pid=pid, started=start_of(pid) or "")

@@ -18,6 +18,7 @@ import orjson
 import uuid_utils.compat as uuids
 
 from ledger.errors import UsageError
+from ledger.upcast import upcast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -217,6 +218,8 @@ class Codec:
         known = self._known().get(type)
         if known is None or schema_version > known.schema_version:
             return _unknown(type, schema_version, payload)
+        if schema_version < known.schema_version:
+            return known.model_validate_json(canonical_json(upcast(type, schema_version, orjson.loads(payload))))
         return _metrics_logged(payload) if type == METRICS else known.model_validate_json(payload)
 
     def _known(self) -> Mapping[str, type[Event]]:

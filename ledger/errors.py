@@ -146,7 +146,7 @@ class CursorHeld(Conflict):
 
     def __init__(self, stream: str, mirror: str, holder: str) -> None:
         super().__init__(
-            f"{holder} delivers {stream} to {mirror} at this moment",
+            f"{holder.partition(', started ')[0]} delivers {stream} to {mirror} at this moment",
             mend="let it finish, or stop it: what it was at is delivered by whoever comes next",
         )
         self.holder = holder

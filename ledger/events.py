@@ -1,7 +1,7 @@
 """The vocabulary of the log: one frozen class per fact, named in the past tense.
 
 No logic lives here. A field is never renamed or removed: a change of a payload raises ``schema_version`` and
-adds an upcaster to the codec, because stored bytes are never rewritten. Digests are lower-case hexadecimal
+adds a step to ``ledger.upcast``, because stored bytes are never rewritten. Digests are lower-case hexadecimal
 SHA-256 (FIPS 180-4); times are Unix seconds; sizes are bytes.
 """
 
@@ -41,8 +41,8 @@ class Process(Fact):
 
     host: str
     pid: int
-    started: float
-    """Start time as the operating system tells it."""
+    started: str
+    """As ``ledger.processes.start_of`` tells it."""
 
 
 class World(Fact):
@@ -135,6 +135,7 @@ class RunStarted(Event):
     """A run began; first event of its stream."""
 
     type: ClassVar[str] = "run.started"
+    schema_version: ClassVar[int] = 2
     name: str
     kind: Literal["train", "command", "replay"]
     invocation: tuple[str, ...]
@@ -147,6 +148,8 @@ class RunStarted(Event):
     """What the user asked to keep when the command has ended, relative to ``directory``."""
     replay_of: str | None = None
     """The original's UUID."""
+    segment: tuple[float | None, float | None] | None = None
+    """Of a replay of a part: the step of the checkpoint it goes on from, and the last step it is compared to."""
     seed: int | None = None
     tags: tuple[str, ...] = ()
     project: str | None = None
@@ -232,6 +235,7 @@ class TrainingResumed(Event):
     """A new attempt went on from a checkpoint, or from the beginning where there was none."""
 
     type: ClassVar[str] = "training.resumed"
+    schema_version: ClassVar[int] = 2
     attempt: int
     step: float | None
     checkpoint: str | None
@@ -384,7 +388,7 @@ class ReplayCompared(Event):
     inexact: tuple[str, ...] = ()
     """Why the same bits were not to be expected, as it was said before the replay ran."""
     segment: tuple[float | None, float | None] | None = None
-    """Of a replay of a part: the step of the checkpoint it went on from, and the last step it was compared to."""
+    """As ``RunStarted`` has it; also of a replay that was refused."""
 
 
 class RunAnnotated(Event):

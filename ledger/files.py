@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from ledger.errors import Unavailable
+from ledger.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -22,6 +23,30 @@ def sync_directory(directory: str | os.PathLike[str]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_taken(dest: Path) -> None:
+    """Raise ``UsageError`` where there is something at ``dest``, be it a link that leads nowhere."""
+    if os.path.lexists(dest):
+        raise UsageError(f"{dest} exists already", mend="name a path that does not")
+
+
+def write(pieces: Iterable[bytes], target: Path) -> str:
+    """Write a stream to a new file, and return its SHA-256."""
+    digest = hashlib.sha256()
+    with target.open("xb") as stream:  # buffered: an unbuffered write may take a part, and say so to nobody
+        for piece in pieces:
+            digest.update(piece)
+            stream.write(piece)
+    return digest.hexdigest()
+
+
+def digest_of(pieces: Iterable[bytes]) -> str:
+    """SHA-256 of a stream."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import pwd
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ class Settings:
     Local to a host, unless a training runs on several: all of them must see one and the same, for there the parts of
     a checkpoint are put together.
     """
+    home: Path = field(default_factory=lambda: Path.cwd() / FOLDER)
+    """The ledger's own directory on this host: that of an embedded log, else one beside ledger.toml."""
     base: Path = field(default_factory=Path.cwd)
     """Directory that relative paths in ``plugin_settings`` start from: that of ledger.toml."""
     project: str | None = None
@@ -80,10 +83,15 @@ class Settings:
         """Local directory in which the facts of writers on this host wait for the log."""
         return self.scratch / "journals"
 
+    @property
+    def mirrored(self) -> Path:
+        """Directory for trackers that are files, by name: they are to stay, unlike what is in ``scratch``."""
+        return self.home / "mirrors"
+
     def places(self) -> list[Path]:
         """Local files and directories that are the ledger itself: never part of a run's code."""
         urls = [u for u in (self.objects, self.checkpoints) if u.startswith("file://")]
-        found = [self.scratch, *(Path(unquote(u.removeprefix("file://"))) for u in urls)]
+        found = [self.scratch, self.mirrored, *(Path(unquote(u.removeprefix("file://"))) for u in urls)]
         if self.url.startswith(_SQLITE):
             database = Path(self.url.removeprefix(_SQLITE))
             found += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
@@ -129,15 +137,24 @@ def find_settings(
         objects=objects or (home / "objects").as_uri(),
         checkpoints=checkpoints or (home / "checkpoints").as_uri(),
         scratch=start / scratch if scratch else home / "scratch",
+        home=home,
         base=base,
         project=ledger.get("project"),
-        user=environ.get("LEDGER_USER") or environ.get("USER") or environ.get("LOGNAME"),
+        user=environ.get("LEDGER_USER") or environ.get("USER") or environ.get("LOGNAME") or _account(),
         code_limit_mb=table.get("capture", {}).get("code_limit_mb", Settings.code_limit_mb),
         plugins=None if names is None else tuple(n.strip() for n in names.split(",") if n.strip()),
         plugin_settings=table.get("plugin", {}),
         mirrors=tuple(ledger.get("mirrors", ())),
         prices=_prices(table.get("prices", {})),
     )
+
+
+def _account() -> str | None:
+    """The account of this process, where it has a name: services and containers set no variable."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return None
 
 
 def in_memory(scratch: Path) -> Settings:
@@ -147,6 +164,7 @@ def in_memory(scratch: Path) -> Settings:
         objects=(scratch / "objects").as_uri(),
         checkpoints=(scratch / "checkpoints").as_uri(),
         scratch=scratch,
+        home=scratch,
     )
 
 

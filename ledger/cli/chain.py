@@ -39,7 +39,7 @@ def _print_run(state: RunState, names: Mapping[str, str]) -> None:
             ("who", started.user or ""),
             ("when", render.moment(state.started_at) + (f" to {render.moment(ended)}" if ended else "")),
             ("where", f"{started.process.host}:{started.directory}"),
-            ("replay of", original),
+            ("replay of", render.joined(original, render.steps(started.segment))),
             ("typed", shlex.join(started.invocation)),
             ("command", shlex.join(started.command)),
             ("processes", str(state.world.processes)),
@@ -187,4 +187,5 @@ def _print_replays(state: RunState, names: Mapping[str, str]) -> None:
         passed = sum(check.passed for check in verdict.checks)
         checks = f"{passed} of {render.count(len(verdict.checks), 'check')} passed" if verdict.checks else ""
         reasons = "; ".join(verdict.reasons)
-        render.fields([(who, render.DOT.join(part for part in (verdict.verdict, checks, reasons) if part))])
+        told = render.joined(verdict.verdict, render.steps(verdict.segment))
+        render.fields([(who, render.DOT.join(part for part in (told, checks, reasons) if part))])

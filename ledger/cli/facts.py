@@ -37,6 +37,7 @@ def run_facts(state: RunState) -> dict[str, Any]:
         "user": started.user,
         "host": started.process.host,
         "replay_of": started.replay_of,
+        "segment": started.segment,
         "attempts": [_attempt_facts(state, attempt) for attempt in state.attempts],
         "config": state.config,
         "overrides": state.resolved.overrides if state.resolved else (),

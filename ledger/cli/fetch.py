@@ -9,7 +9,7 @@ import click
 
 from ledger.cli import render
 from ledger.cli.options import command, run_argument
-from ledger.errors import CheckpointUnavailable, NotFound, UsageError
+from ledger.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from ledger.cli.session import Session
@@ -52,7 +52,7 @@ def _choose(state: RunState, which: str) -> CheckpointWritten:
 
     kept = state.checkpoints
     if not kept:
-        raise CheckpointUnavailable(f"{state.name} has no checkpoints", mend="it stored none, or they were deleted")
+        raise NotFound(f"{state.name} has no checkpoints", mend="it stored none, or they were deleted")
     found = checkpoint_named(kept, which)
     if found is None:
         known = ", ".join(dict.fromkeys(render.number(c.step) for c in kept))

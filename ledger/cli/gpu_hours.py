@@ -106,7 +106,8 @@ def _columns(by: str, currency: str) -> list[Column]:
 
 
 def _row(group: DeviceHours) -> list[str]:
-    return [group.name, *_split(group.gpu), *_split(group.cpu), _energy(group), _cost(group)]
+    # Without a name, as of runs in no project, it is still a row of its own.
+    return [group.name or render.NOTHING, *_split(group.gpu), *_split(group.cpu), _energy(group), _cost(group)]
 
 
 def _split(hours: Mapping[Any, float]) -> list[str]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
-import io
-import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ledger.cli import streams
 from ledger.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -72,13 +71,16 @@ class Commands(click.Group):
         standalone = extra.pop("standalone_mode", True)
         if not standalone:
             return super().main(args, NAME, standalone_mode=False, **extra)
-        _keep_stdout_for_data()
+        streams.settle()
         try:
             code = super().main(args, NAME, standalone_mode=False, **extra)
         except click.ClickException as error:
             code = _usage(error)
         except click.Abort:
             code = INTERRUPTED
+        except OSError as error:  # the help, which is printed before there is a command, had nowhere to go
+            code = _report(error, debug=False)
+        streams.finish()
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> int:
@@ -100,26 +102,9 @@ class _NoSuchCommand(click.UsageError):
         self.possibilities = possibilities
 
 
-def _keep_stdout_for_data() -> None:
-    """Let what a plugin's libraries and child processes write to descriptor 1 come out where talk does."""
-    out = sys.stdout
-    if not isinstance(out, io.TextIOWrapper):
-        return
-    # A file name need not be UTF-8, nor the terminal: what cannot be said is spelled out, no reason to fail.
-    out.reconfigure(errors="backslashreplace")
-    if out is not sys.__stdout__ or out.fileno() != 1 or not isinstance(sys.stderr, io.TextIOWrapper):
-        return
-    data = os.fdopen(os.dup(1), "wb", buffering=0 if out.write_through else -1)
-    os.dup2(sys.stderr.fileno(), 1)
-    sys.stdout = io.TextIOWrapper(
-        data, out.encoding, out.errors, line_buffering=out.line_buffering, write_through=out.write_through
-    )
-    sys.__stdout__ = sys.stdout  # type: ignore[misc]  # where the size of the terminal is asked for
-
-
 def _report(error: Exception, *, debug: bool) -> int:
-    if isinstance(error, OSError) and error.errno == errno.EPIPE:
-        return _reader_left()
+    if isinstance(error, streams.ReaderLeft):
+        return 0  # that is no failure, and nothing is to be said about it
     if debug:
         traceback.print_exception(error)
     if isinstance(error, LedgerError):
@@ -140,6 +125,7 @@ _DISK: Final = {
     errno.ENOSPC: "free some space on that disk and try again; what was recorded before is safe",
     errno.EACCES: "check who owns it, and its permissions",
     errno.EROFS: "that file system is mounted read-only: name another place with --ledger",
+    errno.EBADF: "it is closed: send it to a file, `> FILE`, or to another command",
 }
 
 
@@ -163,9 +149,3 @@ def _usage(error: click.ClickException) -> int:
 
 def _tell(what: str, mend: str | None = None, who: str = NAME) -> None:
     click.echo(f"{who}: {what}" + (f"\n  mend: {mend}" if mend else ""), err=True)
-
-
-def _reader_left() -> int:
-    """`ledger log | head` has seen enough: that is no failure, and nothing is to be said about it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered must go somewhere
-    return 0

@@ -41,6 +41,7 @@ def _parts(event: Event | UnknownEvent) -> tuple[str, ...]:
             return (
                 event.name,
                 event.kind,
+                steps(event.segment),
                 shlex.join(event.invocation),
                 _world(event.world.processes),
                 _seed(event.seed),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _HELP = """List what some data went into.
 
-DATA is the URI that runs asked for, which means every version of it; a commit or a digest, of data or of any file in
-them; or a path, which means its content.
+DATA is the URI that runs asked for, which means every version of it, and file:data whatever was read at that place of
+this machine; a commit or a digest, of data or of any file in them; or a path, which means its content.
 
 Listed are the runs that read the data, their replays, and the runs that read a checkpoint or an artifact of a run that
 is listed, and so on. Each comes with what it wrote, the deleted included.

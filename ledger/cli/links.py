@@ -53,7 +53,12 @@ def _outline(state: RunState, names: Mapping[str, str]) -> str:
     who = f"{started.user or ''} on {started.process.host}, {render.moment(state.started_at)}".strip()
     attempts = f"{len(state.attempts)} attempts" if len(state.attempts) > 1 else ""
     of = f"replay of {names.get(started.replay_of, started.replay_of)}" if started.replay_of else ""
-    verdicts = [f"{names.get(v.replay or '', 'a plan')}: {v.verdict}" for v in state.verdicts if v.replay != state.id]
+    of = render.joined(of, render.steps(started.segment))
+    verdicts = [
+        f"{names.get(v.replay or '', 'a plan')}: {render.joined(v.verdict, render.steps(v.segment))}"
+        for v in state.verdicts
+        if v.replay != state.id
+    ]
     return render.DOT.join(part for part in (state.status, who, attempts, of, _verdicts(verdicts)) if part)
 
 

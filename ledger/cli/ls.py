@@ -106,7 +106,7 @@ def _row(run: RunSummary, found: Catalogue) -> list[str]:
     return [
         run.name,
         run.status,
-        f"{run.kind} of {original}" if original else run.kind,
+        render.joined(f"{run.kind} of {original}" if original else run.kind, render.steps(run.segment)),
         render.ago(run.started_at),
         took,
         render.number(run.step),
@@ -138,5 +138,6 @@ def _facts(run: RunSummary) -> dict[str, Any]:
         "project": run.project,
         "user": run.user,
         "replay_of": run.replay_of,
+        "segment": run.segment,
         "verdict": run.verdict,
     }

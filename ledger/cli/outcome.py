@@ -34,16 +34,18 @@ def announce_gaps(book: Book, started: Started) -> None:
 
 
 def conclude(book: Book, outcome: Outcome) -> int:
-    """Say in one line how the run ended; the exit code."""
+    """Say what was not kept, and in one line how the run ended; the exit code."""
     state = book.run(outcome.run_id)
     step = state.last_step
     parts = [
         f"{outcome.name} {outcome.status}",
         _reason(outcome),
-        f"{render.number(step)} steps" if step is not None else "",
+        f"step {render.number(step)}" if step is not None else "",
         render.key_metric(state.last_metrics),
         _next(state, outcome),
     ]
+    for note in outcome.notes:
+        render.talk(f"warning: {note}")
     render.talk(render.DOT.join(part for part in parts if part))
     tell_of_mirrors(book, outcome.run_id)
     return _CODES[outcome.status]

@@ -172,6 +172,11 @@ def steps(segment: tuple[float | None, float | None] | None) -> str:
     return f"steps {number(first)}{to}" if first is not None else f"after step {number(after)}{to}"
 
 
+def joined(*parts: str) -> str:
+    """What there is of ``parts``, by commas."""
+    return ", ".join(part for part in parts if part)
+
+
 def exact(value: Any) -> str:
     """A value of a configuration as it would be written there."""
     return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)

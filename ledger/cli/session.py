@@ -106,8 +106,9 @@ def _tell_of(book: Book, journal: Recovered) -> None:
 
     if journal.trouble:
         render.talk(journal.trouble)
-    elif journal.events:
-        render.talk(f"a writer of {journal.stream} died: what it still had to say is in the log now")
+    elif journal.events and journal.stream:
+        name = book.store.projections.run_names().get(journal.stream, journal.stream)
+        render.talk(f"a writer of {name} died: what it still had to say is in the log now")
 
 
 def find_run(book: Book, reference: str) -> str:

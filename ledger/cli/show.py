@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ledger.book import Book
     from ledger.cli.session import Session
-    from ledger.events import DataCommit, ReplayCompared
+    from ledger.events import DataCommit, ReplayCompared, RunStarted
     from ledger.read.state import Attempt, RunState
     from ledger.store.projections.measured import Measured
 
@@ -67,7 +67,7 @@ def _overview(state: RunState, names: Mapping[str, str], device_time: list[str])
     code = state.code
     render.fields(
         [
-            ("kind", f"replay of {replay_of}" if replay_of else started.kind),
+            ("kind", _kind(started, replay_of)),
             ("started", f"{render.ago(state.started_at)}, {render.moment(state.started_at)}"),
             ("took", ended),
             ("devices", device_time),
@@ -90,6 +90,10 @@ def _overview(state: RunState, names: Mapping[str, str], device_time: list[str])
             ("id", state.id),
         ]
     )
+
+
+def _kind(started: RunStarted, replay_of: str | None) -> str:
+    return render.joined(f"replay of {replay_of}" if replay_of else started.kind, render.steps(started.segment))
 
 
 def _topology(state: RunState) -> str:
@@ -215,7 +219,7 @@ def _produced(state: RunState) -> None:
 
 def _verdict(state: RunState, compared: ReplayCompared, names: Mapping[str, str]) -> str:
     other = compared.original if compared.replay == state.id else compared.replay
-    told = ", ".join(part for part in (compared.verdict, render.steps(compared.segment)) if part)
+    told = render.joined(compared.verdict, render.steps(compared.segment))
     return f"{told} ({names.get(other, other)})" if other else told
 
 

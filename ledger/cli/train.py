@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,7 +13,7 @@ from ledger.cli.options import command, commit_option, no_snapshot_option, tag_o
 from ledger.errors import LedgerError, PluginUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ledger.cli.session import Session
     from ledger.hooks.ports import RecipeKey
@@ -79,6 +79,7 @@ def train(
     from ledger.hooks.manager import load_plugins
     from ledger.record.command import Request, record_command
     from ledger.record.join import join_command, joins
+    from ledger.record.world import engine_of
 
     overrides += (f"parallel.processes={asked.processes}",) if asked.processes else ()
     # A recipe that does not hold is refused before a ledger is made for it.
@@ -87,8 +88,9 @@ def train(
     world = asked.world(recipe.world.processes)
     if "ledger_trainer" in recipe.command and _torch_is_missing():
         raise PluginUnavailable(_NO_TORCH, mend=_INSTALL)
-    if engine := _engine(recipe.config):
+    if engine := engine_of(recipe.config):
         plugins.require_engine(engine)
+        plugins.check_engine(engine, recipe.config)
     if joins(world):
         with session.writing() as book:
             return conclude(book, join_command(book, world, config=recipe.config))
@@ -115,12 +117,6 @@ def train(
 
             outcome = record_command(book, request, watch=bar.watch, on_start=on_start)
         return conclude(book, outcome)
-
-
-def _engine(config: Mapping[str, Any]) -> str | None:
-    """The engine that a recipe names; a trainer of somebody else's may have none."""
-    engine = config.get("engine")
-    return engine.get("name") if isinstance(engine, dict) else None
 
 
 def _torch_is_missing() -> bool:

@@ -23,7 +23,7 @@ _WORD: Final = re.compile(r"(?<!^)(?=[A-Z])")
 def print_verdict(compared: ReplayCompared, names: Mapping[str, str]) -> None:
     """The verdict's word on the first line, then what it rests on; ``names`` gives the names of runs by UUID."""
     original = names[compared.original]
-    render.line(", ".join(part for part in (compared.verdict, render.steps(compared.segment)) if part))
+    render.line(render.joined(compared.verdict, render.steps(compared.segment)))
     if compared.replay:
         render.line(f"{original} replayed as {names.get(compared.replay, compared.replay)}")
     if compared.checks:

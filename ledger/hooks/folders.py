@@ -23,7 +23,7 @@ def folder_of(settings: Settings, plugin: str) -> Path:
     By default one of the ledger's own: what grows in the working tree would be captured as code of the next run.
     """
     table = settings.plugin_settings.get(plugin, {})
-    return settings.base / str(table[DIRECTORY]) if DIRECTORY in table else settings.scratch / plugin
+    return settings.base / str(table[DIRECTORY]) if DIRECTORY in table else settings.mirrored / plugin
 
 
 def only_folder_of(settings: Settings, plugin: str, mend: str) -> Path:

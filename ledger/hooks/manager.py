@@ -129,6 +129,12 @@ class Plugins:
         if name not in offered and not silent:  # who does not say what it builds may build this
             raise PluginUnavailable(f"there is no engine {name!r}", mend=f"there are {', '.join(sorted(offered))}")
 
+    def check_engine(self, name: str, config: Mapping[str, Any]) -> None:
+        """Have every plugin look at a recipe for that engine: ``InvalidRecipe`` propagates, as does everything else."""
+        for implementation in self._implementations("check_engine"):
+            arguments = {"name": name, "config": config}
+            self._ask(implementation, "check_engine", answers.ignored, arguments, passing=LedgerError)
+
     def launch(self, plan: Launch, world: World) -> list[str]:
         """The argument vector that starts ``plan``: a launcher's, or the command itself for one process."""
         command: Sequence[str] | None = self._first("launch_command", answers.words, plan=plan, world=world)

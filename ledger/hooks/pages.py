@@ -222,7 +222,12 @@ def _described(event: object) -> dict[str, Scalar]:
             return _under("console", _picked(event, "digest", "bytes"))
         case ReplayCompared():
             reasons = "; ".join((*event.reasons, *event.inexact)) or None
-            facts = _picked(event, "verdict", "original") | {"reasons": reasons}
+            after, until = event.segment or (None, None)  # of a part; otherwise it is about the whole run
+            facts = _picked(event, "verdict", "original") | {
+                "reasons": reasons,
+                "after step": after,
+                "until step": until,
+            }
             return _under(f"replay/{event.replay or event.original}", facts)
         case _:
             return {}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ledger.codec import Recorded
+    from ledger.errors import LedgerError
     from ledger.events import DataCommit, Stored, World
     from ledger.hooks.pages import Adaptation, Page
 
@@ -23,6 +24,11 @@ class Availability:
 
     available: bool
     reason: str = ""
+
+    @classmethod
+    def lacking(cls, error: LedgerError) -> Availability:
+        """That it cannot be had, because of ``error``."""
+        return cls(False, f"{error}: {error.mend}" if error.mend else str(error))
 
 
 @runtime_checkable

@@ -73,6 +73,17 @@ def offer_engines() -> Mapping[str, str]:
     raise NotImplementedError
 
 
+@hookspec
+def check_engine(name: str, config: Mapping[str, Any]) -> None:
+    """A look at a recipe for the engine called ``name``; raise ``ledger.errors.InvalidRecipe`` to refuse it.
+
+    ``config`` is the recipe as plain values. Called in the process of the command line before a run is on record: an
+    engine of another plugin is none of its business, and neither torch nor the like should be imported.
+
+    Failing: nothing starts.
+    """
+
+
 @hookspec(firstresult=True)
 def build_engine(name: str, config: Mapping[str, Any]) -> Engine | None:
     """The engine called ``name`` for this process, or None. Called in the training process, by every rank.
@@ -89,9 +100,10 @@ def launch_command(plan: Launch, world: World) -> Sequence[str] | None:
     """The argument vector that starts ``plan`` on ``world``, or None to run ``plan.command`` as it is.
 
     It starts ``plan.command`` on the ``world.processes`` processes of all ``world.nodes`` together, by
-    ``world.launcher`` with ``world.options``. For a launcher that somebody asked for, None from all is an error.
+    ``world.launcher`` with ``world.options``. For a launcher that somebody asked for, None from all is an error. Called
+    before a run is on record, to find out what would keep it from starting, and once more to start it.
 
-    Failing: the run stops, and is recorded as failed.
+    Failing: nothing starts; the second time the run is recorded as failed.
     """
 
 

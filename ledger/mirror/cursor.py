@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from ledger.book import this_process
 from ledger.errors import CursorHeld, Unavailable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HELD_S: Final = 60.0
 """How long a host that died keeps others from delivering what it delivered."""
 _BEAT_S: Final = 15.0
-_HOLDER: Final = re.compile(r"process (\d+) on (.+), started ([0-9.e+]+)")
+_HOLDER: Final = re.compile(r"process (\d+) on (.+), started (.+)")
 
 
 class Held:
@@ -38,7 +38,7 @@ class Held:
         self._cursors = book.store.cursors
         self._key = key_of(mirror, run)
         me = this_process()
-        self._holder = f"process {me.pid} on {me.host}, started {me.started!r}"
+        self._holder = f"process {me.pid} on {me.host}, started {me.started}"
         self._stopped = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="ledger-mirror-cursor", daemon=True)
 
@@ -51,7 +51,7 @@ class Held:
         try:
             self.position = self._take()
         except CursorHeld as held:
-            if not self._is_dead(held.holder):
+            if _is_alive(self._book, held.holder) is not False:
                 raise
             self.position = self._take(instead_of=held.holder)
         self._keeper.start()
@@ -74,13 +74,6 @@ class Held:
                 with suppress(Unavailable):
                     self._take()
 
-    def _is_dead(self, holder: str) -> bool:
-        told = _HOLDER.fullmatch(holder)
-        if told is None:
-            return False
-        process = Process(pid=int(told[1]), host=told[2], started=float(told[3]))
-        return self._book.alive(process) is False
-
 
 def key_of(mirror: Mirror, run: str) -> CursorKey:
     """Which cursor says how far the run with this UUID was delivered to the mirror."""
@@ -98,3 +91,20 @@ def delivered(book: Book, mirror: Mirror, run: str) -> int:
     """The position of the last event of the run that the mirror has had."""
     cursor = book.store.cursors.at(key_of(mirror, run))
     return cursor.position if cursor else START
+
+
+def at_work(book: Book, mirror: Mirror, run: str) -> Literal["delivering", "waiting"] | None:
+    """What the process of this host does that delivered the run to the mirror last; None where it does not live.
+
+    ``waiting``: it could not, and will try again.
+    """
+    cursor = book.store.cursors.at(key_of(mirror, run))
+    if cursor is None or not _is_alive(book, cursor.holder):
+        return None
+    return "delivering" if cursor.left > 0 else "waiting"
+
+
+def _is_alive(book: Book, holder: str) -> bool | None:
+    """None where it cannot be known."""
+    told = _HOLDER.fullmatch(holder)
+    return book.alive(Process(pid=int(told[1]), host=told[2], started=told[3])) if told else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import tenacity
@@ -23,13 +22,14 @@ if TYPE_CHECKING:
 
     from ledger.book import Book
     from ledger.codec import Recorded
-    from ledger.errors import LedgerError
     from ledger.hooks.pages import Adaptation
     from ledger.hooks.ports import Mirror
 
 PATIENCE_S: Final = 10.0
 """How long a tracker may be away before it is given up, where nothing else is to come."""
 _LONGEST_WAIT_S: Final = 15.0
+_PASSING: Final = (CursorHeld, Unavailable)
+"""What may be otherwise in a moment: another process is at it, the tracker or the log is away."""
 _POLL_S: Final = 1.0
 """A tracker is no terminal: what comes within a second goes there together."""
 
@@ -69,11 +69,11 @@ class Delivery:
                 if again and not self.events:
                     held.move(START)
                 events = self._book.store.read(run_stream(self._run), after=held.position)
-                for position in self._brought(held, events, lambda: True):
+                for position in self._brought(held, events):
                     if progress:
                         progress(position)
 
-        self._patiently((CursorHeld,), bring, lambda: True)
+        self._patiently(bring, lambda: True)
         self._hear_what_was_noted(lambda: True)
 
     def follow(self) -> None:
@@ -86,16 +86,16 @@ class Delivery:
         def bring() -> None:
             with Held(self._book, self._mirror, self._run) as held:
                 events = self._book.follow(self._run, after=held.position, poll=_POLL_S)
-                for _ in self._brought(held, events, self._has_ended):
+                for _ in self._brought(held, events):
                     pass
 
-        self._patiently((CursorHeld, StoreUnavailable), bring, self._has_ended)
+        self._patiently(bring, self._has_ended)
         self._hear_what_was_noted(self._has_ended)
 
-    def _brought(self, held: Held, events: Iterable[Recorded | None], done: Callable[[], bool]) -> Iterable[int]:
+    def _brought(self, held: Held, events: Iterable[Recorded | None]) -> Iterable[int]:
         """Positions as they are reached."""
         for batch in batches(events):
-            self._patiently((Unavailable,), partial(asking.deliver, self._mirror, batch), done)
+            asking.deliver(self._mirror, batch)
             held.move(batch[-1].position)
             self.events += len(batch)
             self.adaptations |= dict.fromkeys(asking.adapt(self._mirror, whole_page(map(page_of, batch)))[1])
@@ -106,25 +106,28 @@ class Delivery:
             self.adaptations |= dict.fromkeys(asking.noted(self._mirror, self._run))
 
         if self.events:
-            self._patiently((Unavailable,), ask, done)
+            self._patiently(ask, done)
 
-    def _patiently(
-        self, passing: tuple[type[LedgerError], ...], bring: Callable[[], None], done: Callable[[], bool]
-    ) -> None:
-        """Try again after what passes: for ever while the run is not ``done``, then as long as there is patience."""
+    def _patiently(self, bring: Callable[[], None], done: Callable[[], bool]) -> None:
+        """Try again after what passes: for ever while the run is not ``done``, then as long as there is patience.
+
+        The patience begins anew with each event that arrives. Between two tries the cursor is anybody's.
+        """
 
         def passes(error: BaseException) -> bool:
-            return isinstance(error, passing) and not isinstance(error, PluginUnavailable)
+            return isinstance(error, _PASSING) and not isinstance(error, PluginUnavailable)
 
-        ended: float | None = None
+        since: float | None = None
+        events = 0
 
-        def given_up(_: tenacity.RetryCallState) -> bool:
-            nonlocal ended
+        def given_up(state: tenacity.RetryCallState) -> bool:
+            nonlocal since, events
             if not done():
-                ended = None
+                since = None
                 return False
-            ended = time.monotonic() if ended is None else ended
-            return time.monotonic() - ended >= self._patience_s
+            if since is None or events != self.events:
+                since, events = time.monotonic(), self.events
+            return time.monotonic() + state.upcoming_sleep - since >= self._patience_s
 
         def say(state: tenacity.RetryCallState) -> None:
             if state.outcome:

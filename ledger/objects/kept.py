@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import uuid4
 
 from ledger.errors import Unavailable
+from ledger.files import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -111,21 +112,3 @@ class Kept:
             for path in self._folder.iterdir():
                 if time.time() - path.stat().st_mtime > _STALE_S:
                     path.unlink(missing_ok=True)
-
-
-def write(pieces: Iterator[bytes], target: Path) -> str:
-    """Write a stream to a new file, and return its SHA-256."""
-    digest = hashlib.sha256()
-    with target.open("xb") as stream:  # buffered: an unbuffered write may take a part, and say so to nobody
-        for piece in pieces:
-            digest.update(piece)
-            stream.write(piece)
-    return digest.hexdigest()
-
-
-def digest_of(pieces: Iterator[bytes]) -> str:
-    """SHA-256 of a stream."""
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()

@@ -17,7 +17,7 @@ from ledger.errors import (
     StoreUnavailable,
     UsageError,
 )
-from ledger.files import appearing
+from ledger.files import appearing, refuse_taken
 from ledger.objects.hashing import Hasher
 from ledger.objects.manifest import BEGINNING, SINGLE_FILE, Entry, Manifest
 from ledger.objects.places import open_place
@@ -119,6 +119,13 @@ class ObjectStore:
         """The manifest that ``put_tree`` stored. Raises ``ObjectNotFound`` and ``IntegrityError``."""
         return Manifest.parse(self.get_bytes(digest))
 
+    def changes_since(self, digest: str, now: Manifest) -> list[str]:
+        """What became of each name of the manifest with this digest; where it is gone, that it cannot be told."""
+        try:
+            return self.get_manifest(digest).changes(now)
+        except ObjectNotFound:
+            return ["content that cannot be named, for the manifest of the pin is gone"]
+
     def missing(self, manifest: Manifest) -> list[Entry]:
         """Entries of ``manifest`` whose content is not here, or not in its full length; nothing is read."""
         contents = {(e.digest, e.bytes) for e in manifest.entries if e.mode != "directory"}
@@ -156,8 +163,7 @@ class ObjectStore:
         ``ObjectNotFound`` and ``DigestMismatch`` naming the object, ``UsageError`` where ``dest`` exists.
         Nothing is synced: what was restored once can be restored again.
         """
-        if os.path.lexists(dest):
-            raise UsageError(f"{dest} exists already", mend="name a path that does not")
+        refuse_taken(dest)
         with appearing(dest) as temporary:
             if [entry.path for entry in manifest.entries] == [SINGLE_FILE]:
                 self._copy(manifest.entries[0].digest, str(temporary), manifest.entries[0].mode)

@@ -63,6 +63,8 @@ class Use:
     data: DataCommitted
     position: int
     """Of the fact, in the log as a whole."""
+    host: str
+    """That it was read on."""
     files: tuple[str, ...] = ()
     """Of the data, those that are meant, where not all of them are; ``.`` is a single file."""
 
@@ -206,7 +208,7 @@ def spans(state: RunState) -> list[Span]:
     A later attempt takes back what lies above the step that it went on from. The part that a replay left out, because
     it began at a checkpoint of its original, it did not make.
     """
-    skipped = max((v.segment[0] or 0.0 for v in state.verdicts if v.replay == state.id and v.segment), default=0.0)
+    skipped = (state.started.segment or (None, None))[0] or 0.0
     until, found = reached(state), []
     for attempt in reversed(state.attempts):
         after = (attempt.resumed.step if attempt.resumed else None) or 0.0

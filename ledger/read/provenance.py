@@ -219,7 +219,7 @@ def _verdict(verdict: ReplayCompared) -> Resource:
         "digest": {"sha256": canonical_digest(facts)},
         "content": _base64(canonical_json(facts)),
         "mediaType": "application/json",
-        "annotations": {"verdict": verdict.verdict},
+        "annotations": {"verdict": verdict.verdict} | ({"segment": list(verdict.segment)} if verdict.segment else {}),
     }
 
 

@@ -104,7 +104,8 @@ def _story(state: RunState) -> Iterable[str]:
     if len(state.attempts) > 1:
         yield f"{len(state.attempts)} attempts"
     if state.verdicts:
-        yield "replayed: " + ", ".join(dict.fromkeys(verdict.verdict for verdict in state.verdicts))
+        told = (f"{verdict.verdict}{' (a part)' if verdict.segment else ''}" for verdict in state.verdicts)
+        yield "replayed: " + ", ".join(dict.fromkeys(told))
 
 
 def _add_descent(graph: Graph, descent: Descent) -> None:

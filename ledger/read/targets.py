@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Final
 
 from ledger.errors import NotFound, some
@@ -37,18 +39,46 @@ def find_uses(tracer: Tracer, hasher: Hasher, target: str | Path) -> list[Use]:
 
 def find_impact(tracer: Tracer, hasher: Hasher, target: str) -> Impact:
     """See ``Book.impact``."""
-    place = local_path(target) if scheme(target) == "file" else None
+    if place := _local(target):
+        return _impact_of_place(tracer, target, place)
     path = Path(target)
     known = path.exists() or SHORTENED.fullmatch(target)
-    found = tracer.impact(
-        lambda data: names_data(target, data) or (place is not None and data.path == str(place)),
-        _digests(hasher, target) if known else [],
-    )
+    found = tracer.impact(partial(names_data, target), _digests(hasher, target) if known else [])
     if not found.runs and path.is_dir():
         found = tracer.impact(lambda _: False, [e.digest for e in hasher.tree(path).entries if e.bytes])
+    return _something(found, f"no run of this ledger read {shown(target)}")
+
+
+def _local(target: str) -> Path | None:
+    """The path that a ``file:`` URI means here."""
+    return local_path(target.partition("?")[0]) if scheme(target) == "file" else None
+
+
+def _impact_of_place(tracer: Tracer, target: str, place: Path) -> Impact:
+    """What was read at a path, whatever was there then: ``file:data`` of somebody else is another directory."""
+    resolved, here = cache(lambda path: Path(path).resolve()), place.resolve()
+    found = tracer.impact(lambda data: scheme(data.uri) == "file" and resolved(data.path) == here)
+    found.gaps += _doubts(found, place)
+    return _something(found, f"no run of this ledger read {target}, which is {place} here")
+
+
+def _doubts(found: Impact, place: Path) -> list[str]:
+    """Where a path may not have meant this place."""
+    read = [each.use for run in found.runs.values() for each in run.causes if each.use and not each.origin]
+    elsewhere: dict[tuple[str, str], list[str]] = {}
+    for use in read:
+        if (use.data.path, use.host) != (str(place), gethostname()):
+            elsewhere.setdefault((use.data.path, use.host), []).append(use.run)
+    return [
+        some(f"whether {path}, read on {host}, was this place then is not on record, only its content; read by", runs)
+        for (path, host), runs in elsewhere.items()
+    ]
+
+
+def _something(found: Impact, nothing: str) -> Impact:
     if not found.runs:
         raise NotFound(
-            _nothing(f"no run of this ledger read {shown(target)}", found.gaps),
+            _nothing(nothing, found.gaps),
             mend="name data by the URI that runs asked for (`ledger show RUN` tells it), by commit or digest, or by a "
             "file with the same content",
         )

@@ -107,8 +107,8 @@ class Tracer:
     def _uses_of(self, uuid: str, name: str) -> list[Use]:
         """The latest commit of each data set of a run, as ``RunState`` has it."""
         facts = self._store.read(run_stream(uuid), types=(DataCommitted.type,))
-        latest = {e.event.name: (e.event, e.global_position) for e in facts if isinstance(e.event, DataCommitted)}
-        return [Use(uuid, name, data, position) for data, position in latest.values()]
+        latest = {e.event.name: (e, e.event) for e in facts if isinstance(e.event, DataCommitted)}
+        return [Use(uuid, name, data, e.global_position, e.metadata.host) for e, data in latest.values()]
 
     def _descents(self, use: Use) -> Iterator[Descent]:
         """What the data hold that other runs made: of each file one writer, first whoever wrote most of them."""
@@ -236,7 +236,7 @@ class Tracer:
     def _uses(self) -> list[Use]:
         """All data that any run ever read."""
         return [
-            Use(run_id(e.stream), self._name(e.stream), e.event, e.global_position)
+            Use(run_id(e.stream), self._name(e.stream), e.event, e.global_position, e.metadata.host)
             for e in self._store.read_all(types=(DataCommitted.type,))
             if isinstance(e.event, DataCommitted)
         ]

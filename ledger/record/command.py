@@ -98,6 +98,8 @@ class Outcome:
     error: str | None
     stopped: bool
     """Whether ``watch`` ended it."""
+    notes: tuple[str, ...] = ()
+    """What of it was not kept, and why."""
 
 
 def record_command(
@@ -105,8 +107,8 @@ def record_command(
 ) -> Outcome:
     """Record ``request`` from its data to its end.
 
-    Nothing starts where the data cannot be pinned, the log cannot be written or, for a training, checkpoints cannot be
-    stored: the exception propagates.
+    Nothing starts where a launcher finds what it cannot do, the data cannot be pinned, the log cannot be written or,
+    for a training, checkpoints cannot be stored: the exception propagates.
     """
     redactor = Redactor(os.environ)
     config = None if request.config is None else resolved_config(request.config, request.overrides, redactor)
@@ -118,6 +120,7 @@ def record_command(
     if request.kind == "train":
         book.require_checkpoint_place()
     require_mirrors(book)
+    require_launch(book, Launch(tuple(request.command), request.directory, {}), request.world)
     if request.commit:
         commit_data(book, request.data.values(), request.commit)
     data = [pin_data(book, name, _snapshot(uri, request.snapshot)) for name, uri in request.data.items()]
@@ -154,6 +157,17 @@ def record_command(
     return carry_out(book, run, launch, request.world, outputs=request.outputs, watch=watch)
 
 
+def require_launch(book: Book, launch: Launch, world: World) -> None:
+    """Raise what would keep the launcher from starting this, while nothing is on record. It starts nothing."""
+    with interruptible():  # a plugin may take for ever
+        book.plugins.launch(replace(launch, environ=_seen(surroundings(book), launch)), world)
+
+
+def surroundings(book: Book) -> dict[str, str]:
+    """The variables of a command that is launched from here, without its own."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_RESUME_")} | book.settings.environ()
+
+
 def begin_replay(
     book: Book,
     original: RunState,
@@ -164,6 +178,7 @@ def begin_replay(
     code: CodeCaptured,
     config: ConfigResolved | None,
     data: Sequence[DataCommitted],
+    segment: tuple[float | None, float | None] | None,
 ) -> Started:
     """Start the run that replays ``original``: the same facts under a new name, and the environment of now."""
     environ = _seen(os.environ, launch)
@@ -178,6 +193,7 @@ def begin_replay(
             "world": world,
             "directory": str(launch.directory),
             "replay_of": original.id,
+            "segment": segment,
             "tags": (),
             "project": book.settings.project,
             "user": book.settings.user,
@@ -224,7 +240,8 @@ def carry_out(
     if console.failure:
         facts.append(RunAnnotated(text=f"the console was not kept whole: {console.failure}"))
     facts += [_output(book, launch.directory, path) for path in outputs]
-    return _end(book, run, ended, facts, noted)
+    notes = tuple(fact.text for fact in facts if isinstance(fact, RunAnnotated))
+    return replace(_end(book, run, ended, facts, noted), notes=notes)
 
 
 @undisturbed()
@@ -245,8 +262,7 @@ def _carried_out(
     book: Book, run: Started, launch: Launch, world: World, on_tick: Callable[[], bool] | None
 ) -> tuple[Exit, Console, list[GpuTimeUsed]]:
     identity = {"LEDGER_RUN": run.run_id, "LEDGER_ATTEMPT": str(run.attempt), "PYTHONUNBUFFERED": "1"}
-    base = {k: v for k, v in os.environ.items() if not k.startswith("LEDGER_RESUME_")}
-    whole = replace(launch, environ=_seen({**base, **book.settings.environ(), **identity}, launch))
+    whole = replace(launch, environ=_seen({**surroundings(book), **identity}, launch))
     with interruptible():  # a plugin may take for ever
         argv = book.plugins.launch(whole, world)
     node = f"-node{node_rank(world)}" if world.nodes > 1 else ""

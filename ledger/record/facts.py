@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ledger.codec import canonical_digest, new_id
-from ledger.errors import NotFound, UsageError
+from ledger.errors import LedgerError, NotFound, UsageError
 from ledger.events import ArtifactWritten, ConfigResolved, EnvironmentCaptured, RunFailed
 from ledger.record.capture.code import capture_code
 from ledger.record.capture.environment import capture_environment
@@ -95,5 +95,11 @@ def failure(error: BaseException, step: float | None, redactor: Redactor) -> Run
     """What is recorded of an exception that ended a run."""
     code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
     told = redactor.text("".join(tracebacks.format_exception(error)))
-    summary = redactor.text("".join(tracebacks.format_exception_only(error)).strip())
-    return RunFailed(exception=summary, traceback=told, exit_code=code, step=step)
+    return RunFailed(exception=redactor.text(_summary(error)), traceback=told, exit_code=code, step=step)
+
+
+def _summary(error: BaseException) -> str:
+    """The exception in a line; what Ledger itself raises needs no class in front, and says what to do about it."""
+    if isinstance(error, LedgerError):
+        return f"{error} ({error.mend})" if error.mend else str(error)
+    return "".join(tracebacks.format_exception_only(error)).strip()

@@ -14,13 +14,13 @@ from ledger.record.capture.code import changed_since
 from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secret_shapes import WITHHELD
 from ledger.record.capture.secrets import Redactor
-from ledger.record.command import Outcome, Started, Watch, carry_out
+from ledger.record.command import Outcome, Started, Watch, carry_out, require_launch
 from ledger.record.data import data_places, place
 from ledger.record.facts import environment, resolved_config
 from ledger.record.fetched import Fetched, discard_fetched, fetch_newest, place_of
 from ledger.record.mirroring import require_mirrors, start_mirrors
 from ledger.record.take import take
-from ledger.record.world import Asked
+from ledger.record.world import Asked, engine_of
 from ledger.store.base import run_stream
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def resume_command(
     resized = _resized(book, state, world)
     if state.started.kind == "train":
         book.require_checkpoint_place()
+        if engine := engine_of(state.config):
+            book.plugins.require_engine(engine)
     require_mirrors(book)
+    require_launch(book, Launch(state.started.command, Path(state.started.directory), {}), world)
     # Before the new attempt is on record: data that cannot be had must not leave it behind, never begun.
     launch = launch_of(book, state)
     try:
@@ -124,12 +127,18 @@ def _resized(book: Book, state: RunState, world: World) -> list[Event]:
     return [resolved_config(recipe.config, overrides, Redactor(os.environ))]
 
 
+def _once_more(book: Book, replay: RunState) -> str:
+    """The command that repeats what this replay repeats."""
+    original = replay.started.replay_of or ""
+    part = zip(("--from-step", "--until-step"), replay.started.segment or (), strict=False)
+    words = [f" {option} {step:.15g}" for option, step in part if step is not None]
+    return f"ledger replay {book.names().get(original, original)}{''.join(words)}"
+
+
 def _must_be_resumable(book: Book, state: RunState) -> None:
     name = state.name
     if state.started.kind == "replay":
-        raise LedgerError(
-            f"{name} is a replay", mend=f"replay its original once more: `ledger replay {state.started.replay_of}`"
-        )
+        raise LedgerError(f"{name} is a replay", mend=f"replay its original once more: `{_once_more(book, state)}`")
     if state.status == "completed":
         raise LedgerError(
             f"{name} has completed: there is nothing to resume", mend=f"`ledger replay {name}` repeats it"

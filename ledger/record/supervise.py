@@ -67,20 +67,27 @@ def supervise(
 
     SIGINT, SIGTERM and SIGHUP that reach this process are passed on to the command's process group, the
     first of them only; what still runs ``grace_s`` seconds later is killed. ``on_tick`` is called about ten
-    times a second from this thread; False ends the command in the same way, and so does an exception, which
-    then propagates. The command dies with this process (on Linux). A process that it leaves behind when it
-    ends by itself is left alone; one that it leaves behind when it is ended, or dies of a signal, is ended
-    too.
+    times a second from this thread; False ends the command in the same way, and what it then still prints is
+    kept and not shown. An exception ends it, too, and then propagates. The command dies with this process
+    (on Linux). A process that it leaves behind when it ends by itself is left alone; one that it leaves
+    behind when it is ended, or dies of a signal, is ended too.
 
     Outside the main thread no signal can be caught, so none is passed on. Raises ``UsageError`` where the
     command cannot be started.
     """
+
+    def ticked() -> bool:
+        go_on = on_tick is None or on_tick()
+        if not go_on:
+            console.hush()  # it is ended because nothing is wanted of it any more: no reader cares how it takes that
+        return go_on
+
     with _adopting() as family:
         watched = _Watched(grace_s, family)
         with _handling(watched.on_signal):
             watched.start(argv, cwd, environ, console)
             try:
-                watched.wait(on_tick)
+                watched.wait(ticked)
             finally:
                 watched.end()
                 console.drain()
@@ -152,12 +159,12 @@ class _Watched:
         if self._interrupted_by is not None:  # it came before there was anybody to pass it on to
             self._ask(self._interrupted_by)
 
-    def wait(self, on_tick: Callable[[], bool] | None) -> None:
+    def wait(self, on_tick: Callable[[], bool]) -> None:
         """Until the command itself has ended."""
         while self._poll(_TICK_S) is None:
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self._kill()
-            if on_tick is not None and not self._stopped and not on_tick():
+            if not self._stopped and not on_tick():
                 self._stopped = True
                 self._ask(signal.SIGTERM)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ledger.errors import UsageError
 from ledger.events import World
@@ -88,6 +88,12 @@ def options_of(world: World) -> dict[str, str]:
     """The options that ``Asked`` had for this world."""
     options = dict(_split(word) for word in world.options)
     return {NNODES: str(world.nodes), **options} if world.launcher == TORCHRUN and world.nodes > 1 else options
+
+
+def engine_of(config: Mapping[str, Any]) -> str | None:
+    """The engine that a recipe names; a trainer of somebody else's may have none."""
+    engine = config.get("engine")
+    return engine.get("name") if isinstance(engine, dict) else None
 
 
 def node_rank(world: World) -> int:

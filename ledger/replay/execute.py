@@ -116,7 +116,8 @@ def replay(
     ``tolerance`` is a relative deviation that numbers may have. The replay is stopped at its first divergence
     unless ``keep_going``, and where the part ends. ``announce`` gets the plan before it is carried out. A run that is
     ``not-replayable`` gets that verdict, with every reason, and nothing starts. Raises what ``make_plan`` raises,
-    and ``KeyboardInterrupt`` or ``CommandFailed`` where the replay was interrupted: then there is no verdict.
+    ``Unavailable`` where its checkpoints could not be stored, and ``KeyboardInterrupt`` or ``CommandFailed`` where
+    the replay was interrupted: then there is no verdict.
     """
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"the tolerance {tolerance} is no bound", mend="give a number from 0 on, such as 1e-6")
@@ -126,6 +127,8 @@ def replay(
 
     def prepare(planned: Plan) -> tuple[Plan, Workspace | None]:
         planned = _approved(book, planned)
+        if original.written and not planned.reasons:
+            book.require_checkpoint_place()  # it will write them, too: that it could not would look like a divergence
         try:
             return planned, None if planned.reasons else make_workspace(book, planned, place)
         except _GONE as error:
@@ -226,6 +229,7 @@ def _begin(book: Book, original: RunState, planned: Plan, launch: ports.Launch, 
         code=original.code,
         config=config,
         data=list(original.data.values()),
+        segment=planned.segment,
     )
 
 

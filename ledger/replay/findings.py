@@ -12,7 +12,9 @@ from ledger.errors import LedgerError, ObjectNotFound, PluginUnavailable, UsageE
 from ledger.hooks.ports import Availability, Launch
 from ledger.record.capture.interpreter import interpreter_of
 from ledger.record.capture.secrets import Redactor
+from ledger.record.command import surroundings
 from ledger.record.facts import environment, resolved_config
+from ledger.record.world import engine_of
 from ledger.replay.layout import InWorkspace, is_below
 from ledger.replay.part import replayed, resolved
 from ledger.replay.plan import Findings, program
@@ -93,8 +95,11 @@ def _trained(book: Book, state: RunState) -> bool:
 
 def _launcher(book: Book, state: RunState, world: World) -> str:
     """Why the processes of the run cannot be launched together; empty where they can."""
-    launch = Launch(state.started.command, Path(state.started.directory), {})
+    launch = Launch(state.started.command, Path(state.started.directory), surroundings(book))
+    engine = engine_of(state.config) if _trained(book, state) else None
     try:
+        if engine:
+            book.plugins.require_engine(engine)
         argv = book.plugins.launch(launch, world) if launch.command else []
     except LedgerError as error:
         return f"{error}: {error.mend}" if error.mend else str(error)

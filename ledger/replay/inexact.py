@@ -41,7 +41,8 @@ def _processes(state: RunState, part: Part) -> Iterator[str]:
     if part.processes:
         yield (
             f"{_count(part.processes)} {'is' if part.processes == 1 else 'are'} asked for and {first.world.processes} "
-            "trained: sums come in another order, so compare within a --tolerance"
+            "trained: sums come in another order, and each process draws random numbers (dropout) of its own: compare "
+            "within a --tolerance"
         )
     if first.world.nodes > 1:
         yield (

@@ -140,7 +140,7 @@ class Plan:
     """Why the same bits are not to be expected."""
     part: Part = WHOLE
     segment: tuple[float | None, float | None] | None = None
-    """As ``ReplayCompared.segment`` records it."""
+    """As ``RunStarted`` and ``ReplayCompared`` record it."""
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,8 @@ def _command_reasons(state: RunState, findings: Findings) -> Iterator[str]:
         word = program(state, findings.tree)
         yield f"the command {word} is not there: install it, or put it on PATH"
     if findings.launcher:
-        yield f"{state.world.processes} processes cannot be launched: {findings.launcher}"
+        count = state.world.processes
+        yield f"{count} {'process' if count == 1 else 'processes'} cannot be launched: {findings.launcher}"
 
 
 def _warnings(state: RunState, findings: Findings, part: Part) -> Iterator[str]:

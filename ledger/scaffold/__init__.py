@@ -35,13 +35,11 @@ class Kind:
     extra: str
     """Of training-ledger, that the plugin runs with."""
     test_needs: tuple[str, ...]
-    untyped: str = ""
-    """Modules without types, as mypy names them."""
 
 
 KINDS: Final = {
     "tracker": Kind("Every run of Ledger as a CSV file", "", ("hypothesis>=6.100", "pytest>=8.3")),
-    "data": Kind("Dated snapshots as data that Ledger pins", "", ("pytest>=8.3",), "fsspec.*"),
+    "data": Kind("Dated snapshots as data that Ledger pins", "", ("pytest>=8.3",)),
     "store": Kind("Ledger's checkpoints in plain directories", "", ("pytest>=8.3",)),
     "engine": Kind("PyTorch in one process, as an engine for Ledger's trainer", "[torch]", ("pytest>=8.3",)),
 }
@@ -88,7 +86,6 @@ def rendered(name: str, kind: str) -> dict[str, str]:
 
 
 def _words(name: str, kind: Kind) -> dict[str, str]:
-    untyped = f'\n[[tool.mypy.overrides]]\nmodule = ["{kind.untyped}"]\nignore_missing_imports = true\n'
     return {
         "plugin-name": name,
         "plugin_name": name.replace("-", "_"),
@@ -96,7 +93,6 @@ def _words(name: str, kind: Kind) -> dict[str, str]:
         "PLUGIN_DESCRIPTION": kind.description,
         "PLUGIN_EXTRA": kind.extra,
         "PLUGIN_TEST_NEEDS": ", ".join(f'"{need}"' for need in kind.test_needs),
-        "PLUGIN_UNTYPED": untyped if kind.untyped else "",
     }
 
 

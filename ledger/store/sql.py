@@ -322,9 +322,16 @@ def _extension(head: Head, drafts: Iterable[Draft], expected_version: int) -> _E
     return _Extension(head, after, links, [row(link) for link in links], list(facts))
 
 
+# Built once: to put a statement together takes longer than the database takes to carry it out.
+_PLACE: Final = select(JOURNAL_POSITION.c.position, JOURNAL_POSITION.c.digest).where(
+    JOURNAL_POSITION.c.journal == bindparam("of")
+)
+_BEGIN_JOURNAL: Final = insert(JOURNAL_POSITION)
+_MOVE_JOURNAL: Final = update(JOURNAL_POSITION).where(JOURNAL_POSITION.c.journal == bindparam("of"))
+
+
 def _position_of(connection: Connection, journal: str) -> int | None:
-    here = JOURNAL_POSITION.c.journal == journal
-    rows = fetch(connection, select(JOURNAL_POSITION.c.position, JOURNAL_POSITION.c.digest).where(here))
+    rows = fetch(connection, _PLACE, {"of": journal})
     return checked_place(journal, *rows[0]) if rows else None
 
 
@@ -334,10 +341,9 @@ def _move_journal(connection: Connection, span: JournalSpan) -> None:
         raise JournalMoved(span.journal, stands or 0)
     place = {"position": span.end, "digest": place_digest(span.journal, span.end)}
     if stands is None:
-        connection.execute(insert(JOURNAL_POSITION).values(journal=span.journal, **place))
+        connection.execute(_BEGIN_JOURNAL, {"journal": span.journal, **place})
     else:
-        here = JOURNAL_POSITION.c.journal == span.journal
-        connection.execute(update(JOURNAL_POSITION).where(here).values(**place))
+        connection.execute(_MOVE_JOURNAL, {"of": span.journal, **place})
 
 
 # The end of the log and, where there is a stream of this name, its head: one row in any case.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ledger.events import Event
 
-PROCESS = Process(host="testhost", pid=4242, started=1.0)
+PROCESS = Process(host="testhost", pid=4242, started="1")
 
 
 def run_started(**changes: Any) -> RunStarted:

@@ -11,13 +11,13 @@ Each passes the kit of its port, but for what outlives a process. ``FakePlugin``
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger import Entry, Manifest
 from ledger.errors import CheckpointUnavailable, Conflict, DataUnavailable, DigestMismatch, Unavailable, UsageError
 from ledger.events import DataCommit, FileDigest, Stored
+from ledger.files import refuse_taken
 from ledger.hooks.pages import Page, page_of, whole_page
 from ledger.hooks.ports import Availability
 from ledger.hooks.specs import hookimpl
@@ -225,8 +225,7 @@ def _read(place: Path) -> Files:
 
 
 def _write(files: Files, dest: Path) -> None:
-    if os.path.lexists(dest):
-        raise UsageError(f"{dest} exists already", mend="name a path that does not")
+    refuse_taken(dest)
     for path, content in files.items():
         place = dest if path == "." else dest / path
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,16 @@ def build_engine(name: str, config: Mapping[str, Any]) -> Engine | None:
 
 
 @hookimpl
+def check_engine(name: str, config: Mapping[str, Any]) -> None:
+    """Sizes that DeepSpeed has, and a JSON that does not contradict the recipe."""
+    if name == "deepspeed":
+        from ledger_deepspeed import settings
+
+        settings.check_sizes(config)
+        settings.merged(config)
+
+
+@hookimpl
 def offer_engines() -> Mapping[str, str]:
     """``deepspeed``, ready where DeepSpeed is installed."""
     from ledger_deepspeed import backend
@@ -58,7 +68,8 @@ def attach(engine: Any, run: Run | None) -> None:
     it) are logged at DeepSpeed's ``global_steps``. ``save_checkpoint`` puts the generators of every rank and the data
     position into ``client_state["ledger"]``, and what it wrote is stored as a checkpoint of the run, from which
     ``load_checkpoint(run.resumed_from)`` goes on. ``load_checkpoint`` restores the generators. A failure to record is
-    a warning: it never ends the script.
+    a warning: it never ends the script. Only where the run has been resumed elsewhere, a step or ``save_checkpoint``
+    raises ``FencedAttempt`` on the first rank, so that two do not train the same run.
     """
     from ledger_deepspeed.recording import attach as start
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import random
 import shutil
@@ -14,6 +13,7 @@ import torch
 from torch import distributed, nn
 
 from ledger.errors import CheckpointUnavailable, InvalidRecipe, Unavailable
+from ledger.files import appearing
 from ledger_deepspeed import backend, checkpoint, settings
 from ledger_deepspeed.shards import ShardDigests, digests
 
@@ -150,13 +150,11 @@ class ZeroEngine:
             "host": platform.node(),
             "threads": torch.get_num_threads(),
         }
-        ranks: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(ranks, own)
         return {
             "engine": "deepspeed",
             "backend": distributed.get_backend(),
             "mesh": mesh,
-            "ranks": ranks,
+            "ranks": _of_all(own),
             "deepspeed": {"version": self._deepspeed.__version__, "settings": self.settings},
         }
 
@@ -313,17 +311,9 @@ class ZeroEngine:
     def _converted(self, directory: Path) -> Iterator[Path]:
         """The checkpoint in DeepSpeed's universal form, for as long as it is needed; a collective."""
         universal = directory.with_name(f"{directory.name}-universal")
-        failure: list[Any] = [None]
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            shutil.rmtree(universal, ignore_errors=True)
-            try:
-                checkpoint.convert(directory, universal)
-            except CheckpointUnavailable as error:
-                failure = [error]
-            except OSError as error:  # the others wait to hear of it
-                failure = [CheckpointUnavailable(f"cannot convert the checkpoint: {error}", mend="make room there")]
-        failures: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(failures, failure[0])
+        # Hosts may share the directory, or each have fetched one of its own: one process converts each.
+        converts = _of_all(str(directory)).index(str(directory)) == distributed.get_rank()
+        failures = _of_all(_converting(directory, universal) if converts else None)
         self.engine._config.load_universal_checkpoint = True
         try:
             if found := [error for error in failures if error]:
@@ -332,7 +322,7 @@ class ZeroEngine:
         finally:
             self.engine._config.load_universal_checkpoint = False
             distributed.barrier()
-            if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            if converts:
                 shutil.rmtree(universal, ignore_errors=True)
 
 
@@ -358,6 +348,24 @@ class _Layout:
     def get_data_parallel_world_size(self) -> int:
         """Processes with samples of their own."""
         return self._data
+
+
+def _of_all(fact: Any) -> list[Any]:
+    """What each rank has given, by rank; a collective."""
+    facts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(facts, fact)
+    return facts
+
+
+def _converting(directory: Path, universal: Path) -> Unavailable | None:
+    """Convert the checkpoint; why that cannot be done, which the other ranks wait to hear."""
+    shutil.rmtree(universal, ignore_errors=True)  # of a process that was killed before it could remove it
+    try:
+        with appearing(universal) as unfinished:
+            checkpoint.convert(directory, unfinished)
+    except Unavailable as error:
+        return error
+    return None
 
 
 def cast(value: Any, kind: torch.dtype, to: torch.dtype) -> Any:

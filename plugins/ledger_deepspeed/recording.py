@@ -1,7 +1,8 @@
 """Recording a script that calls ``deepspeed.initialize`` itself.
 
 What the script does stays as it is: metrics come through DeepSpeed's own monitor, checkpoints are the files that
-``save_checkpoint`` has written anyway. A failure to record is a warning; it never ends the script.
+``save_checkpoint`` has written anyway. A failure to record is a warning. What ends the script is only that the run has
+been resumed elsewhere.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from ledger.errors import FencedAttempt
 from ledger_deepspeed import backend
 
 if TYPE_CHECKING:
@@ -244,8 +246,10 @@ def _link(source: str, dest: str) -> None:
 
 @contextmanager
 def _warned(what: str) -> Iterator[None]:
-    """A failure inside is a warning."""
+    """A failure inside is a warning, save that another attempt has the run now: this one must stop."""
     try:
         yield
+    except FencedAttempt:
+        raise
     except Exception as error:  # noqa: BLE001 - recording must never end somebody's training
         warnings.warn(f"not on record: {what}: {error}", RuntimeWarning, stacklevel=3)

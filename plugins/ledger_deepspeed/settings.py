@@ -14,6 +14,8 @@ from ledger.errors import InvalidRecipe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pydantic_core import ErrorDetails
+
 DECIDED_ELSEWHERE: Final = {"optimizer": "[optim]", "scheduler": "[schedule]", "tensor_parallel": "parallel.tensor"}
 """Tables of the JSON that the recipe has keys of its own for."""
 PAGE: Final = "https://www.deepspeed.ai/docs/config-json/ lists them"
@@ -39,8 +41,12 @@ def options(config: Mapping[str, Any]) -> Options:
     try:
         return Options.model_validate(config["engine"]["options"])
     except ValidationError as error:
-        found = (f"engine.options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        found = (f"engine.options.{'.'.join(map(str, e['loc']))}: {_said(e)}" for e in error.errors())
         raise InvalidRecipe("\n".join(found), mend=f"options are {', '.join(Options.model_fields)}") from error
+
+
+def _said(error: ErrorDetails) -> str:
+    return "there is no such option" if error["type"] == "extra_forbidden" else error["msg"]
 
 
 def check_sizes(config: Mapping[str, Any]) -> None:

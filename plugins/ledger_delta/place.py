@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +11,6 @@ from ledger.hooks.uris import local_path
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
-    from pathlib import Path
 
 MEND: Final = "pip install 'training-ledger[delta]'"
 _PIECE: Final = 8 << 20
@@ -36,7 +34,7 @@ class Place:
 
     def read(self, name: str) -> bytes:
         """The content of a small file."""
-        return b"".join(self._pieces(name))
+        return b"".join(self.pieces(name))
 
     def written(self, name: str) -> datetime:
         """When a file was written."""
@@ -44,21 +42,11 @@ class Place:
             found: datetime = self._fs.modified(f"{self._base}/{name}")
         return found
 
-    def digest(self, name: str) -> str:
-        """SHA-256 of a file."""
-        actual = hashlib.sha256()
-        for piece in self._pieces(name):
-            actual.update(piece)
-        return actual.hexdigest()
-
-    def copy(self, name: str, target: Path) -> str:
-        """Copy a file to a new one, and return its SHA-256."""
-        actual = hashlib.sha256()
-        with target.open("xb") as stream:
-            for piece in self._pieces(name):
-                actual.update(piece)
-                stream.write(piece)
-        return actual.hexdigest()
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file."""
+        with self._failures(name), self._fs.open(f"{self._base}/{name}", "rb") as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
 
     def showing(self, folder: str, files: Mapping[str, int], more: Mapping[str, bytes]) -> Any:
         """A read-only file system: in ``folder`` these files, of these lengths, and ``more``, which lies nowhere."""
@@ -68,11 +56,6 @@ class Place:
         return ReferenceFileSystem(
             {f"{folder}/{name}": each for name, each in (shown | dict(more)).items()}, fs=self._fs
         )
-
-    def _pieces(self, name: str) -> Iterator[bytes]:
-        with self._failures(name), self._fs.open(f"{self._base}/{name}", "rb") as stream:
-            while piece := stream.read(_PIECE):
-                yield piece
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:

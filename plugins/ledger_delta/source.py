@@ -10,14 +10,13 @@ What a pin costs: each file of the version is read once. Nothing of the table's 
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger import Entry, Manifest, __version__
-from ledger.errors import DataUnavailable, IntegrityError, ObjectNotFound, UsageError, some
+from ledger.errors import DataUnavailable, IntegrityError, ObjectNotFound, some
 from ledger.events import DataCommit
-from ledger.files import appearing
+from ledger.files import appearing, digest_of, refuse_taken, write
 from ledger.hooks.ports import Availability
 from ledger_delta.place import Place
 from ledger_delta.snapshot import LOG, snapshot_of
@@ -74,8 +73,7 @@ class DeltaSource:
 
     def fetch(self, commit: DataCommit, dest: Path) -> None:
         """See ``DataSource``; Parquet files and a log, see above."""
-        if os.path.lexists(dest):
-            raise UsageError(f"{dest} exists already", mend="name a path that does not")
+        refuse_taken(dest)
         self._require(commit)
         pinned, place = self._pinned(commit), Place(commit.path)
         with appearing(dest) as root, ThreadPoolExecutor(_THREADS) as pool:
@@ -83,7 +81,7 @@ class DeltaSource:
             for folder in {(root / entry.path).parent for entry in pinned.entries}:
                 folder.mkdir(parents=True, exist_ok=True)
             (root / LOG).write_bytes(self._log(pinned))
-            copied = pool.map(lambda entry: place.copy(entry.path, root / entry.path), files)
+            copied = pool.map(lambda entry: write(place.pieces(entry.path), root / entry.path), files)
             changed = [
                 f"changed {entry.path}" for entry, digest in zip(files, copied, strict=True) if digest != entry.digest
             ]
@@ -106,7 +104,7 @@ class DeltaSource:
             self._log(pinned)
             changes = _changes(_files(pinned), Place(commit.path).sizes())
         except (DataUnavailable, ObjectNotFound) as error:
-            return Availability(False, f"{error}: {error.mend}" if error.mend else str(error))
+            return Availability.lacking(error)
         if changes:
             version = commit.details.get("version")
             return Availability(False, some(f"version {version} of {commit.path} is not whole any more:", changes))
@@ -119,7 +117,7 @@ class DeltaSource:
 
     def _manifest(self, place: Place, snapshot: Snapshot) -> Manifest:
         with ThreadPoolExecutor(_THREADS) as pool:
-            digests = pool.map(place.digest, snapshot.files)
+            digests = pool.map(lambda name: digest_of(place.pieces(name)), snapshot.files)
             entries = [
                 Entry(name, digest, size) for (name, size), digest in zip(snapshot.files.items(), digests, strict=True)
             ]

@@ -20,9 +20,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger import Entry, Manifest, __version__
-from ledger.errors import DataUnavailable, IntegrityError, ObjectNotFound, Unavailable, UsageError, some
+from ledger.errors import DataUnavailable, IntegrityError, Unavailable, some
 from ledger.events import DataCommit
-from ledger.files import appearing
+from ledger.files import appearing, refuse_taken
 from ledger.hooks.ports import Availability
 from ledger_dvc.here import root_of, uncommitted, working_tree
 from ledger_dvc.library import require
@@ -78,18 +78,15 @@ class DvcSource:
 
     def fetch(self, commit: DataCommit, dest: Path) -> None:
         """See ``DataSource``; copies out of DVC's cache or a remote, and leaves the working directory alone."""
-        if os.path.lexists(dest):
-            raise UsageError(f"{dest} exists already", mend="name a path that does not")
+        refuse_taken(dest)
         place, repository = _reopen(commit)
         files = repository.files(place.path)
         with appearing(dest) as root:
             manifest = _manifest(files, lambda file: _write(repository.pieces(file), file, root))
             if manifest.digest != commit.digest:
+                changes = self._objects.changes_since(commit.digest, manifest)
                 raise DataUnavailable(
-                    some(
-                        f"{place.path} at {commit.commit[:12]} is no longer what was pinned:",
-                        self._changes(commit, manifest),
-                    ),
+                    some(f"{place.path} at {commit.commit[:12]} is no longer what was pinned:", changes),
                     mend="somebody changed DVC's cache or remote: put the content back, or start a new run",
                 )
 
@@ -104,16 +101,10 @@ class DvcSource:
             place, repository = _reopen(commit)
             gone = repository.missing(repository.files(place.path))
         except Unavailable as error:
-            return Availability(False, f"{error}: {error.mend}" if error.mend else str(error))
+            return Availability.lacking(error)
         if gone:
             return Availability(False, some(f"in no cache and in no remote of {repository.location}:", gone))
         return Availability(True)
-
-    def _changes(self, commit: DataCommit, now: Manifest) -> list[str]:
-        try:
-            return self._objects.get_manifest(commit.digest).changes(now)
-        except ObjectNotFound:
-            return ["content that cannot be named, for the manifest of the pin is gone"]
 
 
 def _refuse_uncommitted(root: Path, path: str, outputs: Iterable[str]) -> None:

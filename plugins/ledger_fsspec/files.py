@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import errno
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ledger.errors import DataUnavailable
+from ledger.hooks.listing import SINGLE, File, Listing
 from ledger.hooks.uris import scheme
 from ledger_fsspec.services import OBJECT_STORES, connect, files_below, tried
-from ledger_fsspec.source import ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-THREADS: Final = 8
-"""Requests at a time: such services answer late, and many at once."""
-PIECE: Final = 8 << 20
-"""Bytes of a request: what is sent again when a connection breaks. One more than ``THREADS`` are held in memory."""
-SINGLE: Final = "."
 _CHECKSUMS: Final = ("ETag", "md5Hash", "etag", "Last-Modified", "mtime", "LastModified", "last_modified", "modified")
 """What file systems of fsspec tell that changes with the content, the surest first."""
 _GONE: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
@@ -39,25 +32,6 @@ Keeping = Literal["kept", "not kept", "unknown"]
 
 class Gone(DataUnavailable):
     """The service answers, and has no such thing, or no longer."""
-
-
-@dataclass(frozen=True)
-class File:
-    """A file as the service tells of it."""
-
-    name: str
-    """Relative to the URL; ``.`` for the one file that is all of it."""
-    bytes: int
-    checksum: str
-    """What changes with the content: an ETag, a time; empty where nothing is told."""
-    version: str
-    """By which the service gives these bytes and no others; empty where it cannot."""
-
-    def same(self, other: File) -> bool:
-        """Whether the two are certainly one content."""
-        by_version = bool(self.version) and self.version == other.version
-        by_checksum = bool(self.checksum) and self.checksum == other.checksum
-        return self.bytes == other.bytes and (by_version or by_checksum or not self.bytes)
 
 
 @dataclass(frozen=True)
@@ -80,21 +54,21 @@ _NO_VERSION: Final = (None, "", "null")
 """S3 calls the one state of an object ``null`` that was written without versions: the next write replaces it."""
 
 
-class Files:
+class Files(Listing):
     """What lies at a URL. Every failure is ``DataUnavailable``; ``Gone`` where there is no such thing."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.kind = scheme(url) or ""
-        self._service = _SERVICES.get(self.kind)
-        self._fs, root = connect(url, _CANNOT, **(self._service.options if self._service else {}))
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.endpoint = scheme(path) or ""
+        self._service = _SERVICES.get(self.endpoint)
+        self._fs, root = connect(path, _CANNOT, **(self._service.options if self._service else {}))
         self._root = root if self._is_http else root.rstrip("/")
         self._hides_versions = False
 
-    def listed(self) -> list[File]:
+    def files(self) -> list[File]:
         """All files now, by name; none where there is nothing."""
         with self._failures():
-            about = self._told(self._root) if self._is_http or not self.url.endswith("/") else None
+            about = self._told(self._root) if self._is_http or not self.path.endswith("/") else None
             if about is not None and about["type"] == "file":
                 return [self._file(SINGLE, about)]
             if self._is_http:
@@ -103,6 +77,11 @@ class Files:
         # An empty folder is sometimes listed as a file of its own name.
         named = [(name, about) for name, about in found if name and not name.endswith("/")]
         return [self._file(name, about) for name, about in sorted(named, key=lambda each: each[0])]
+
+    def details(self, files: Sequence[File]) -> dict[str, Any]:
+        """Whether versions are kept, and what is told of a single file."""
+        single = {"checksum": files[0].checksum, "version": files[0].version} if files[0].name == SINGLE else {}
+        return {"versions": self.keeping(files)} | single
 
     def keeping(self, files: Sequence[File]) -> Keeping:
         """Whether the service goes on giving these versions after others have taken their place."""
@@ -131,25 +110,16 @@ class Files:
     def unchanged(self, file: File) -> bool:
         """Whether the file at this place is still the one that was listed."""
         with self._failures():
-            about = self._told(self._path(file))
+            about = self._told(self._place(file))
         return about is not None and file.same(self._file(file.name, about))
 
     def contents(self, files: Iterable[File]) -> Iterator[tuple[File, Iterator[bytes]]]:
-        """Each file with its bytes, which must be read to their end before the next; several requests run ahead."""
+        """Whole, from a web server that gives no parts."""
         given = [*files]
         if given and self._is_http and not self._takes_ranges(given[0]):
             yield given[0], self._streamed(given[0])
-            return
-        pieces = [(file, start) for file in given for start in range(0, file.bytes, PIECE)]
-        with ThreadPoolExecutor(THREADS) as pool:
-            read = ahead(pool, lambda piece: self._piece(*piece), pieces, THREADS + 1)
-            for file in given:
-                yield file, islice(read, -(-file.bytes // PIECE))
-
-    def content(self, file: File) -> Iterator[bytes]:
-        """The bytes of one file."""
-        for _, pieces in self.contents([file]):
-            yield from pieces
+        else:
+            yield from super().contents(given)
 
     def read(self, file: File, start: int, end: int) -> bytes:
         """Bytes ``start`` to ``end`` of a file."""
@@ -158,17 +128,18 @@ class Files:
         path, version = self._at(file)
         with self._failures(file.name):
             piece: bytes = tried(self._cat, path, file.bytes, start, end, version)
-        if len(piece) != end - start:
-            raise self._cut_short(file)
         return piece
 
-    def named(self, name: str) -> str:
-        """The name of a file for a message."""
-        return self.url.rpartition("/")[2] or self.url if name == SINGLE else name
+    def nothing(self) -> DataUnavailable:
+        """See ``Listing``."""
+        return DataUnavailable(
+            f"there are no files at {self.path}",
+            mend="check the bucket or container and the path; what lies below a path is named with a final slash",
+        )
 
     @property
     def _is_http(self) -> bool:
-        return self.kind in ("http", "https")
+        return self.endpoint in ("http", "https")
 
     # --- what is there ----------------------------------------------------------------------------------------
 
@@ -190,14 +161,14 @@ class Files:
         return told
 
     def _below(self) -> list[dict[str, Any]]:
-        flat = self.kind in OBJECT_STORES
+        flat = self.endpoint in OBJECT_STORES
         try:
             return self._found(flat=flat)
         except OSError as error:
             if self._service is not _S3 or error.errno not in _NOT_ALLOWED:
                 raise
             # To list versions takes a permission of its own, and not every S3 can: then content is all there is.
-            self._fs, _ = connect(self.url, _CANNOT)
+            self._fs, _ = connect(self.path, _CANNOT)
             self._hides_versions = True
             return self._found(flat=flat)
 
@@ -221,25 +192,22 @@ class Files:
 
     # --- bytes ------------------------------------------------------------------------------------------------
 
-    def _path(self, file: File) -> str:
+    def _place(self, file: File) -> str:
         return self._root if file.name == SINGLE else f"{self._root}/{file.name}"
 
     def _at(self, file: File) -> tuple[str, dict[str, str]]:
         """Path and arguments of a read."""
-        path = self._path(file)
+        path = self._place(file)
         if not file.version or not self._service:
             return path, {}
         if not self._service.argument:
             return f"{path}?versionid={file.version}", {}
         return path, {self._service.argument: file.version}
 
-    def _piece(self, file: File, start: int) -> bytes:
-        return self.read(file, start, min(start + PIECE, file.bytes))
-
     def _cat(self, path: str, size: int, start: int, end: int, version: Mapping[str, str]) -> Any:
         if not self._is_http:
             return self._fs.cat_file(path, start=start, end=end, **version)
-        with self._fs.open(path, size=size, block_size=PIECE, cache_type="none") as stream:
+        with self._fs.open(path, size=size, block_size=self.piece, cache_type="none") as stream:
             stream.seek(start)
             return stream.read(end - start)
 
@@ -247,7 +215,7 @@ class Files:
         if file.bytes <= 1:
             return True
         try:
-            self._cat(self._path(file), file.bytes, 1, 2, {})
+            self._cat(self._place(file), file.bytes, 1, 2, {})
         except ValueError:  # what fsspec says of a server that answers with the whole
             return False
         except Exception:  # noqa: BLE001 - the read itself will say it, after trying again
@@ -256,21 +224,15 @@ class Files:
 
     def _streamed(self, file: File) -> Iterator[bytes]:
         length = 0
-        with self._failures(file.name), tried(self._fs.open, self._path(file), block_size=0) as stream:
-            while piece := tried(stream.read, PIECE):
+        with self._failures(file.name), tried(self._fs.open, self._place(file), block_size=0) as stream:
+            while piece := tried(stream.read, self.piece):
                 length += len(piece)
                 yield piece
         if length != file.bytes:
-            raise self._cut_short(file)
-
-    def _cut_short(self, file: File) -> DataUnavailable:
-        return DataUnavailable(
-            f"{self._shown(file.name)} is not as long as the {file.bytes} bytes that {self.kind} told of",
-            mend="it changed meanwhile: try again when nothing writes there any more",
-        )
+            raise self.cut_short(file)
 
     def _shown(self, name: str = SINGLE) -> str:
-        return self.url if name == SINGLE else f"{name} in {self.url}"
+        return self.path if name == SINGLE else f"{name} in {self.path}"
 
     @contextmanager
     def _failures(self, name: str = SINGLE) -> Iterator[None]:

@@ -15,15 +15,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from contextlib import contextmanager, suppress
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import orjson
 
 from ledger.errors import Conflict, Unavailable
+from ledger.processes import lives, start_of
 from ledger_fsspec.shelves import TEMPORARY
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class Markers:
     @contextmanager
     def _mark(self, folder: str) -> Iterator[None]:
         path = f"{folder}/{int(self._clock())}-{uuid4().hex}"
-        self._shelf.write(path, [orjson.dumps(_this_process())])
+        self._shelf.write(path, [orjson.dumps({"pid": os.getpid(), "started": start_of(os.getpid())})])
         try:
             yield
         finally:
@@ -122,54 +121,14 @@ class Markers:
 
     def _is_orphan(self, path: str) -> bool:
         """Whether the process that put this mark is known to have died, and what it had asked for is over, too."""
-        here = _where()
-        if here is None or (self._shelf.lag and self._is_fresh(path, self._shelf.lag)):
+        if self._shelf.lag and self._is_fresh(path, self._shelf.lag):
             return False
         try:
             told = orjson.loads(self._shelf.read(path))
-            return bool(told["where"] == here) and not _lives(int(told["pid"]), told["started"])
+            return lives(int(told["pid"]), str(told["started"])) is False
         except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
             return False
 
     def _is_fresh(self, path: str, age: float) -> bool:
         made = path.rpartition("/")[2].partition("-")[0]
         return made.isdecimal() and self._clock() - int(made) < age
-
-
-@cache
-def _where() -> str | None:
-    """Which pids are meant: those of this start of this machine, in this namespace. None where that cannot be told.
-
-    A name of the host would not do: containers may share it, and not see each other's processes.
-    """
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return None
-
-
-def _this_process() -> dict[str, Any]:
-    return {"where": _where(), "pid": os.getpid(), "started": _started(os.getpid())}
-
-
-def _lives(pid: int, started: object) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's, of which /proc may show nothing
-    return _started(pid) == started  # a pid is used again in time
-
-
-def _started(pid: int) -> int | None:
-    """When a process began, in ticks since the machine did; None where it has ended.
-
-    Not psutil's time of a start, which moves when the clock is set: a writer at work would be taken for dead.
-    """
-    try:
-        told = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    state, *numbers = told.rpartition(")")[2].split()
-    return None if state in ("Z", "X") else int(numbers[18])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ledger.errors import PluginUnavailable, Unavailable
 from ledger.hooks.uris import scheme, without_credentials
+from ledger_fsspec import chance
 from ledger_fsspec.shelves import unless_gone
 
 if TYPE_CHECKING:
@@ -46,10 +47,12 @@ def connect(url: str, cannot: str, **options: Any) -> tuple[Any, str]:
     ``ValueError`` for a scheme that nobody knows.
     """
     from fsspec.core import url_to_fs
-    from fsspec.registry import available_protocols
+    from fsspec.registry import available_protocols, get_filesystem_class
 
     kind = scheme(url) or ""
     try:
+        with chance.apart():
+            get_filesystem_class(kind)
         fs, root = url_to_fs(url if "://" in url else url.replace(":", "://", 1), use_listings_cache=False, **options)
     except ImportError as error:
         extra = _EXTRAS.get(kind)
@@ -69,12 +72,12 @@ def connect(url: str, cannot: str, **options: Any) -> tuple[Any, str]:
 
 def tried(call: Callable[..., Any], *given: Any, **options: Any) -> Any:
     """What ``call`` gives, tried again after failures that may pass; any last failure as ``OSError``."""
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
     tries = Retrying(
         retry=retry_if_exception(may_pass),
         stop=stop_after_attempt(_TRIES),
-        wait=wait_random_exponential(multiplier=0.5, max=20),
+        wait=lambda state: chance.own().uniform(0, min(20, 0.5 * 2**state.attempt_number)),
         reraise=True,
     )
     try:

@@ -76,7 +76,9 @@ class LocalShelf:
     def read(self, path: str) -> bytes:
         """See ``Shelf``."""
         with open(f"{self._root}/{path}", "rb", buffering=0) as stream:
-            return stream.read()
+            content = stream.read()
+            _drop_from_memory(stream.fileno())
+        return content
 
     def write(self, path: str, parts: Sequence[Any]) -> None:
         """See ``Shelf``."""
@@ -164,6 +166,16 @@ def unless_gone(error: OSError) -> None:
     """Let a walk fail where it cannot list a folder: a checkpoint in there may be all that needs an object."""
     if not isinstance(error, FileNotFoundError):
         raise error
+
+
+def _drop_from_memory(file: int) -> None:
+    """Let the system forget its copy of a file that was read: nobody reads it again soon.
+
+    So the next piece gets that memory. To find other memory for it takes longer than to write it, and the copies of
+    all pieces together would crowd out what training reads.
+    """
+    if hasattr(os, "posix_fadvise"):  # macOS has no such call
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _make_folder(path: str) -> None:

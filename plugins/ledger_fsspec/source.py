@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from ledger import Entry, Manifest
 from ledger.errors import DataUnavailable, UsageError
+from ledger.hooks.ahead import ahead
 from ledger.objects.walk import file_mode, walk
 from ledger_fsspec.encoding import Base
 from ledger_fsspec.index import Index
@@ -17,16 +17,12 @@ from ledger_fsspec.objects import Kept, keep
 from ledger_fsspec.pieces import lengths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Iterator
     from io import FileIO
     from pathlib import Path
 
     from ledger.objects.walk import Name
     from ledger_fsspec.shelves import Shelf
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _EMPTY: Final = hashlib.sha256().hexdigest()
 
@@ -62,21 +58,6 @@ def store_directory(shelf: Shelf, directory: Path, base: Index | None, base_key:
             created += found.created
     rows = {path: tuple(pieces) for path, pieces in files.items()}
     return Index.of(Manifest.of(entries), rows, objects, tuple(sorted(bases)), created)
-
-
-def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
-    """``work`` of each item, in order, never more than ``window`` of them begun and not yet given."""
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) == window:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _pieces(

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from ledger import Hasher, __version__
 from ledger.errors import CheckpointUnavailable, Conflict, DigestMismatch, IntegrityError, Unavailable, UsageError
+from ledger.hooks.ahead import ahead
 from ledger.hooks.ports import Garbage
 from ledger.hooks.uris import local_path
 from ledger_fsspec.encoding import Damaged
@@ -27,7 +28,7 @@ from ledger_fsspec.markers import SWEEPING, WRITING, Markers
 from ledger_fsspec.objects import FOLDER, Lost, is_place, load, name_at, place
 from ledger_fsspec.remote import RemoteShelf
 from ledger_fsspec.shelves import TEMPORARY, LocalShelf, temporary_name
-from ledger_fsspec.source import ahead, store_directory
+from ledger_fsspec.source import store_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ledger.errors import DataUnavailable
-from ledger_lakefs.server import Malformed, NotThere
+from ledger.hooks.listing import SINGLE, File
+from ledger_lakefs.access import find_access
+from ledger_lakefs.server import Malformed, NotThere, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lakefs_sdk.models import Commit
 
-    from ledger_lakefs.server import Server
     from ledger_lakefs.uris import Place
-
-PIECE: Final = 8 << 20
-"""Bytes of a request: what is lost when a connection breaks, and with each thread what is held in memory."""
 
 
 @dataclass(frozen=True)
-class Object:
+class Object(File):
     """One object of a commit."""
 
-    name: str
-    """Relative to the data set; ``.`` for the one file that is all of it."""
-    path: str
-    """Relative to the repository."""
-    checksum: str
-    """What lakeFS calls so: as a rule the MD5 or the ETag of the upload."""
-    bytes: int
-    address: str
+    address: str = ""
     """Where lakeFS keeps the bytes; another upload gets another one."""
 
 
@@ -44,6 +36,11 @@ class Lake:
         self._server = server
         self._client = server.client
         self._presigns: dict[str, bool] = {}
+
+    @classmethod
+    def found(cls) -> Lake:
+        """The one that the environment names. Raises ``DataUnavailable`` where it names none."""
+        return cls(Server(find_access(os.environ)))
 
     # --- commits ----------------------------------------------------------------------------------------------
 
@@ -106,12 +103,10 @@ class Lake:
         return bool(self._stat(place)) if not place.is_directory else False
 
     def objects(self, place: Place) -> Iterator[Object]:
-        """All objects of a place, by name."""
+        """All objects of a place, by name; none where there is nothing."""
         if not place.is_directory:
-            stats = self._stat(place)
-            if stats is None:
-                raise NotThere(f"there is nothing at {place}")
-            yield _object(".", stats)
+            if stats := self._stat(place):
+                yield _object(SINGLE, stats)
             return
         for stats in self._server.listing(
             str(place),
@@ -123,51 +118,27 @@ class Lake:
         ):
             yield _object(stats.path.removeprefix(place.path), stats)
 
-    def directory(self, place: Place) -> Iterator[tuple[str, Object | None]]:
-        """What lies directly in a place: an object, or None for each name that has more below it."""
-        for stats in self._server.listing(
-            str(place),
-            self._client.objects_api.list_objects,
-            place.repository,
-            place.commit,
-            prefix=place.path,
-            delimiter="/",
-            user_metadata=False,
-        ):
-            name = stats.path.removeprefix(place.path)
-            yield name.rstrip("/"), _object(name, stats) if stats.path_type == "object" else None
-
-    def chunks(self, place: Place, found: Object) -> Iterator[bytes]:
-        """The bytes of an object, piece by piece."""
-        for start in range(0, found.bytes, PIECE):
-            yield self.read(place, found, start, min(start + PIECE, found.bytes))
-
-    def read(self, place: Place, found: Object, start: int, end: int) -> bytes:
+    def read(self, place: Place, path: str, start: int, end: int) -> bytes:
         """Bytes ``start`` to ``end`` of an object: straight from where lakeFS keeps them, where it offers that."""
         presigned = self._presigned(place.repository)
         try:
-            piece = self._read(place, found, start, end, presign=presigned)
+            return self._read(place, path, start, end, presign=presigned)
         except DataUnavailable:
             if not presigned:
                 raise
             # Where only the address was at fault, made for a network that we are not in, the server reads from now on.
-            piece = self._read(place, found, start, end, presign=False)
+            piece = self._read(place, path, start, end, presign=False)
             self._presigns[place.repository] = False
-        if len(piece) != end - start:
-            raise DataUnavailable(
-                f"{found.path} in {place} is not as long as its {found.bytes} bytes on record",
-                mend="somebody changed the data behind lakeFS: put them back, or commit them anew",
-            )
-        return piece
+            return piece
 
-    def _read(self, place: Place, found: Object, start: int, end: int, *, presign: bool) -> bytes:
+    def _read(self, place: Place, path: str, start: int, end: int, *, presign: bool) -> bytes:
         return bytes(
             self._server.call(
-                f"{found.path} in {place}",
+                f"{path} in {place}",
                 self._client.objects_api.get_object,
                 place.repository,
                 place.commit,
-                found.path,
+                path,
                 range=f"bytes={start}-{end - 1}",
                 presign=presign,
             )
@@ -222,4 +193,4 @@ class Lake:
 
 
 def _object(name: str, stats: Any) -> Object:
-    return Object(name, stats.path, stats.checksum, stats.size_bytes or 0, stats.physical_address)
+    return Object(name, stats.size_bytes or 0, stats.checksum, address=stats.physical_address)

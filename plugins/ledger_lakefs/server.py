@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ledger.errors import DataUnavailable, PluginUnavailable
+from ledger.hooks.listing import THREADS
 from ledger.hooks.uris import without_credentials
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from ledger_lakefs.access import Access
 
-THREADS: Final = 8
-"""Downloads at a time."""
 _PAGE: Final = 1000
 _TIMEOUT_S: Final = (10, 60)
 """To connect; between two pieces of an answer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import warnings
@@ -10,9 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.errors import LedgerError
 from ledger.events import DataCommitted
-from ledger_lakefs.access import find_access
 from ledger_lakefs.lake import Lake
-from ledger_lakefs.server import Server
 from ledger_lakefs.uris import Place
 
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ def tag_commits(recorded: Sequence[Recorded]) -> None:
 def _tag(wanted: list[tuple[str, DataCommitted]]) -> None:
     for run, commit in wanted:
         try:
-            _tag_one(Lake(Server(find_access(os.environ))), run, commit)
+            _tag_one(Lake.found(), run, commit)
         except LedgerError as error:
             warnings.warn(f"run {run} is not tagged in lakeFS: {error}", RuntimeWarning, stacklevel=1)
 

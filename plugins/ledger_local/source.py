@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 from ledger import Hasher, __version__
 from ledger.errors import DataUnavailable, DigestMismatch, ObjectNotFound, UsageError, some
 from ledger.events import DataCommit
+from ledger.files import refuse_taken
 from ledger.hooks.ports import Availability
 from ledger.hooks.uris import local_path
 
@@ -63,8 +64,7 @@ class LocalSource:
 
         A link and not a copy: whoever asked for no snapshot has data too large to have twice.
         """
-        if os.path.lexists(dest):
-            raise UsageError(f"{dest} exists already", mend="name a path that does not")
+        refuse_taken(dest)
         if self._snapshot_gap(commit) is None:
             self._objects.restore(self._objects.get_manifest(commit.digest), dest)
             return
@@ -130,10 +130,7 @@ class LocalSource:
             raise DataUnavailable(f"{error} ({gap})" if gap else str(error), mend=error.mend) from error
         if now.digest == commit.digest:
             return
-        try:
-            changes = self._objects.get_manifest(commit.digest).changes(now)
-        except ObjectNotFound:
-            changes = ["content that cannot be named, for the manifest of the pin is gone"]
+        changes = self._objects.changes_since(commit.digest, now)
         message = some(f"{commit.path} is no longer what was pinned:", changes)
         raise DataUnavailable(f"{message} ({gap})" if gap else message, mend=mend)
 

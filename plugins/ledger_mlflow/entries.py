@@ -30,9 +30,8 @@ _FACTS: Final = 100
 """Most that MLflow takes in one request."""
 _BYTES: Final = 500_000
 """It takes 1,000,000; what surrounds a value counts, too."""
-_DATASET_NAME: Final = 500
-_DATASET_DIGEST: Final = 36
-"""Most characters that MLflow takes of a data set's digest."""
+_DATASET_TEXT: Final = 36
+"""Most characters that MLflow's database has for the digest of a data set, and for where it comes from."""
 
 Entry = TypeVar("Entry")
 
@@ -83,23 +82,19 @@ class Entries:
                 raise Refused(f"MLflow refuses even a note of what it refuses: {why}")
             self._keep("tag", why, name=tag.key, value=tag.value)
 
-    def datasets(self, commits: Sequence[DataCommitted]) -> None:
+    def datasets(self, commits: Iterable[DataCommitted]) -> None:
         """Data that the run reads, where MLflow's pages look for them."""
-        if not commits:
-            return
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        inputs = []
-        for commit in commits:
-            source = json.dumps({"uri": commit.uri, "commit": commit.commit, "digest": commit.digest})
-            dataset = Dataset(
-                commit.name[:_DATASET_NAME], commit.digest[:_DATASET_DIGEST], commit.provider[:36], source
-            )
-            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", commit.role)]))
-        try:
-            self._server.call("its data", self._server.client.log_inputs, self._run, inputs)
-        except Refused as refused:  # all of it stands in tags, too
-            warnings.warn(f"MLflow does not take the run's data as inputs: {refused}", RuntimeWarning, stacklevel=3)
+        for each in commits:
+            source = json.dumps({"uri": each.uri, "commit": each.commit, "digest": each.digest})
+            dataset = Dataset(each.name, beginning(each.digest), each.provider[:_DATASET_TEXT], source)
+            given = DatasetInput(dataset, [InputTag("mlflow.data.context", each.role)])
+            try:
+                self._server.call("its data", self._server.client.log_inputs, self._run, [given])
+            except Refused as refused:
+                self._require_active()
+                self._keep("input", str(refused), name=each.name, role=each.role, value=dataset.digest)
 
     def _keep(self, kind: str, why: str, **entry: Any) -> None:
         warnings.warn(f"MLflow refuses the {kind} {entry['name']}, a tag keeps it: {why}", RuntimeWarning, stacklevel=3)
@@ -147,10 +142,23 @@ def refused_points(tags: Mapping[str, str]) -> Iterator[Point]:
         yield Point(kept["name"], kept["step"], kept["time"] / 1000, float(kept["value"]), 1)
 
 
+def refused_datasets(tags: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Names and digests of data that the server refused as inputs, from the tags that keep them."""
+    for kept in _kept(tags, "input"):
+        yield kept["name"], kept["value"]
+
+
+def beginning(digest: str) -> str:
+    """What MLflow takes of the digest of data."""
+    return digest[:_DATASET_TEXT]
+
+
 def adaptations(tags: Mapping[str, str]) -> list[Adaptation]:
     """What has a tag because MLflow would not have it where it belongs, each once."""
     again = [(f"parameter {key.removeprefix(CONFIG)}", rules.AGAIN) for key in tags if key.startswith(CONFIG)]
-    kept = [(f"{kind} {entry['name']}", rules.KEPT) for kind in ("tag", "metric") for entry in _kept(tags, kind)]
+    kept = [
+        (f"{kind} {entry['name']}", rules.KEPT) for kind in ("tag", "metric", "input") for entry in _kept(tags, kind)
+    ]
     return [Adaptation(what, rule) for what, rule in dict.fromkeys((*again, *kept))]
 
 

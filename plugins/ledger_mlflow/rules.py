@@ -68,6 +68,11 @@ def name(text: str) -> str:
     return f"{kept[: _NAME_LENGTH - 10].lstrip('.') or '_'}.{_digest(text)[:8]}"
 
 
+def milliseconds(seconds: Scalar) -> int:
+    """A time as MLflow has it."""
+    return round(float(seconds) * 1000)
+
+
 def _is_normal(text: str) -> bool:
     return posixpath.normpath(text) == text and not text.startswith((".", "/"))
 
@@ -99,7 +104,7 @@ def _text(text: str, what: str, limit: int, told: dict[Adaptation, None]) -> str
 
 
 def _point(point: Point, told: dict[Adaptation, None]) -> Point:
-    time = max(round(point.time * 1000), 0) / 1000
+    time = max(milliseconds(point.time), 0) / 1000
     metric = _name(point.metric, "metric ", told)
     shown = replace(point, metric=metric, step=_step(point.step), time=time, value=_value(point.value), attempt=1)
     for what, rule in _told_of(point, shown):

@@ -28,7 +28,10 @@ _NAME_RULE: Final = (
 _NUMBER_RULE: Final = "a whole number beyond 2^53, and what is no finite number, is text in a field"
 _TEXT_RULE: Final = f"a text of more than {_TEXT} characters is cut and ends with a digest of the whole"
 _NOT_FINITE_RULE: Final = "NaN and the infinities are in a series of texts beside that of the numbers"
-_ORDER_RULE: Final = "where its steps do not rise, another series begins: attempt-1.2 after attempt-1"
+_ORDER_RULE: Final = (
+    "where its steps do not rise, or its times go back, another series begins: attempt-1.2 after attempt-1"
+)
+_TIME_RULE: Final = "a server has times in whole milliseconds: what is beyond is cut off"
 
 
 def adapt(page: Page) -> tuple[Page, Sequence[Adaptation]]:
@@ -53,22 +56,33 @@ def adapt(page: Page) -> tuple[Page, Sequence[Adaptation]]:
     return adapted, told
 
 
-def rises(last: float | None, step: float) -> bool:
-    """Whether a point at ``step`` can follow in a series whose last is at ``last``."""
-    return last is None or step > last
+def adapt_for_server(page: Page) -> tuple[Page, Sequence[Adaptation]]:
+    """The same for a page that is kept by a server and not in a file."""
+    adapted, told = adapt(page)
+    points = tuple(replace(point, time=int(point.time * 1000) / 1000) for point in adapted.points)
+    cut = dict.fromkeys(
+        point.metric for point, shown in zip(page.points, points, strict=True) if point.time != shown.time
+    )
+    return replace(adapted, points=points), [*told, *(Adaptation(f"metric {metric}", _TIME_RULE) for metric in cut)]
+
+
+def follows(last: tuple[float, float] | None, point: Point) -> bool:
+    """Whether a point can be put behind the last one of a series, whose step and time are given."""
+    return last is None or (point.step > last[0] and point.time >= last[1])
 
 
 def _about_points(points: Sequence[Point]) -> Iterator[Adaptation]:
     """Adaptations that change where a point is kept, not what is shown of it."""
-    last: dict[tuple[str, int], float] = {}
+    last: dict[tuple[str, int, bool], tuple[float, float]] = {}
     found: dict[tuple[str, str], None] = {}
     for point in points:
-        if not math.isfinite(point.value):
+        finite = math.isfinite(point.value)
+        if not finite:
             found[point.metric, _NOT_FINITE_RULE] = None
-        series = (point.metric, point.attempt)
-        if not rises(last.get(series), point.step):
+        series = (point.metric, point.attempt, finite)
+        if not follows(last.get(series), point):
             found[point.metric, _ORDER_RULE] = None
-        last[series] = point.step
+        last[series] = (point.step, point.time)
     return (Adaptation(f"metric {metric}", rule) for metric, rule in found)
 
 

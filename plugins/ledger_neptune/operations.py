@@ -2,7 +2,7 @@
 
 Fields are ``ledger/<field>``, the configuration is ``config/<key>``, and a metric's points are in the series
 ``metrics/<metric>/attempt-<n>``: Neptune wants the steps of a series to rise, and a resumed run goes back. A delivery
-ends with ``mirror/log``, which says which events the queue has; what stands behind the last of these was cut off.
+ends with ``mirror/log``, which says which events are there; what stands behind the last of these was cut off.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.hooks.pages import STATUS, Page, Point, page_of, whole_page
-from ledger_neptune.limits import ATTEMPT, adapt, rises
+from ledger_neptune.limits import ATTEMPT, adapt, follows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,9 @@ _FIELDS: Final = "ledger"
 _CONFIG: Final = "config"
 _METRICS: Final = "metrics"
 _TAGS: Final = ["sys", "tags"]
-_MARK: Final = ["mirror", "log"]
+MARK: Final = ["mirror", "log"]
+_WIDEST: Final = 2**31
+"""Neptune's whole numbers have 32 bits; what is wider becomes one of its floats, and is still exact."""
 _SERIES: Final = re.compile(rf"{ATTEMPT}(\d+)(?:\.(\d+))?( text)?")
 
 Key = tuple[str, int, bool]
@@ -43,24 +45,35 @@ class Held:
     """Neptune's number of its last operation."""
     mark: Mapping[str, Any] = field(default_factory=dict)
     """``first`` and ``last``: digests of these events; ``events``: how many."""
-    series: dict[Key, tuple[int, float]] = field(default_factory=dict)
-    """The number of each metric's newest series, and its last step."""
+    series: dict[Key, tuple[int, float, float]] = field(default_factory=dict)
+    """The number of each metric's newest series, and step and time of its last point."""
     kinds: dict[tuple[str, ...], str] = field(default_factory=dict)
     """Of each path that was assigned to, by which operation."""
 
     def take(self, operation: Any) -> None:
         """Count an operation in."""
-        if operation.path == _MARK:
+        if operation.path == MARK:
             self.mark = json.loads(operation.value)
-        if _is_assignment(operation):
+        if is_assignment(operation):
             self.kinds[tuple(operation.path)] = type(operation).__name__
         for metric, attempt, number, text in _of_series(operation):
-            self.series[metric, attempt, text] = (number, operation.values[-1].step)
+            last = operation.values[-1]
+            self.series[metric, attempt, text] = (number, last.step, last.ts)
 
 
 def is_whole(operation: Any) -> bool:
     """Whether a delivery is whole with this operation."""
-    return bool(operation.path == _MARK)
+    return bool(operation.path == MARK)
+
+
+def is_assignment(operation: Any) -> bool:
+    """Whether the operation gives a field its value."""
+    return type(operation).__name__.startswith("Assign")
+
+
+def is_series(path: Sequence[str]) -> bool:
+    """Whether a path is one that this mirror puts points under."""
+    return path[0] == _METRICS and _SERIES.fullmatch(path[-1]) is not None
 
 
 def delivery(held: Held, events: Sequence[Recorded]) -> list[Any]:
@@ -81,7 +94,7 @@ def delivery(held: Held, events: Sequence[Recorded]) -> list[Any]:
         *_about_run(page.fields),
         *([AddStrings(_TAGS, set(page.tags))] if page.tags else []),
         *(operation for each in pages for operation in _logged(each.points, series)),
-        AssignString(_MARK, json.dumps(mark)),
+        AssignString(MARK, json.dumps(mark)),
     ]
 
 
@@ -94,9 +107,9 @@ def page_in(operations: Iterable[Any]) -> Page:
     for operation in operations:
         for metric, attempt, _, _ in _of_series(operation):
             points += [Point(metric, each.step, each.ts, float(each.value), attempt) for each in operation.values]
-        if _is_assignment(operation) and operation.path[0] == _CONFIG:
+        if is_assignment(operation) and operation.path[0] == _CONFIG:
             config[operation.path[1]] = operation.value
-        if _is_assignment(operation) and operation.path[0] == _FIELDS:
+        if is_assignment(operation) and operation.path[0] == _FIELDS:
             fields["/".join(operation.path[1:])] = operation.value
         if operation.path == _TAGS:
             tags |= dict.fromkeys(operation.values)
@@ -105,18 +118,21 @@ def page_in(operations: Iterable[Any]) -> Page:
 
 def _assigned(held: Held, values: Mapping[tuple[str, ...], Scalar]) -> Iterator[Any]:
     """Neptune takes no value of another type than it has, so that one is deleted first."""
-    from neptune.internal.operation import AssignBool, AssignFloat, AssignInt, AssignString, DeleteAttribute
+    from neptune.internal.operation import AssignFloat, DeleteAttribute
 
-    kinds = {bool: AssignBool, int: AssignInt, float: AssignFloat, str: AssignString}
     for path, value in values.items():
-        kind = kinds[type(value)]
+        kind = _assignment(value)
         if held.kinds.get(path, kind.__name__) != kind.__name__:
             yield DeleteAttribute(list(path))
-        yield kind(list(path), value)
+        yield kind(list(path), float(value) if kind is AssignFloat else value)
 
 
-def _is_assignment(operation: Any) -> bool:
-    return type(operation).__name__.startswith("Assign")
+def _assignment(value: Scalar) -> Any:
+    from neptune.internal.operation import AssignBool, AssignFloat, AssignInt, AssignString
+
+    kinds = {bool: AssignBool, int: AssignInt, float: AssignFloat, str: AssignString}
+    wide = type(value) is int and not -_WIDEST <= value < _WIDEST
+    return AssignFloat if wide else kinds[type(value)]
 
 
 def _about_run(fields: Mapping[str, Scalar]) -> Iterator[Any]:
@@ -129,18 +145,18 @@ def _about_run(fields: Mapping[str, Scalar]) -> Iterator[Any]:
         yield AssignBool(["sys", "failed"], fields[STATUS] == "failed")
 
 
-def _logged(points: Iterable[Point], series: dict[Key, tuple[int, float]]) -> list[Any]:
-    """One event's points: an operation for each series, in which the steps rise."""
+def _logged(points: Iterable[Point], series: dict[Key, tuple[int, float, float]]) -> list[Any]:
+    """One event's points: an operation for each series, in which the steps rise and the times do not go back."""
     from neptune.internal.operation import LogFloats, LogStrings
 
     operations: list[Any] = []
     newest: dict[str, Any] = {}
     for point in points:
         text = not math.isfinite(point.value)
-        number, last = series.get((point.metric, point.attempt, text), (1, None))
-        if not rises(last, point.step):
+        number, *last = series.get((point.metric, point.attempt, text), (1,))
+        if last and not follows((last[0], last[1]), point):
             number += 1
-        series[point.metric, point.attempt, text] = (number, point.step)
+        series[point.metric, point.attempt, text] = (number, point.step, point.time)
         name = f"{ATTEMPT}{point.attempt}" + (f".{number}" if number > 1 else "") + (" text" if text else "")
         path = [_METRICS, *point.metric.split("/"), name]
         kind = LogStrings if text else LogFloats

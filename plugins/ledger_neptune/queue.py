@@ -25,7 +25,7 @@ _FILE: Final = "data-1.log"
 _PUT: Final = "last_put_version"
 
 
-def place(directory: Path, run: str) -> Path:
+def folder_of_run(directory: Path, run: str) -> Path:
     """The folder of the run with this UUID, where ``neptune sync --path`` looks."""
     if not run.replace("-", "").isalnum():
         raise Conflict(f"{run!r} is no UUID of a run, and so no name of a file", mend="verify it: `ledger verify`")
@@ -56,24 +56,26 @@ def carry_on(folder: Path, run: str, batch: Sequence[Recorded], held: Held) -> N
 
 def hold(folder: Path) -> Held:
     """What the whole deliveries in a queue hold. Raises ``Conflict`` where it is not Ledger's."""
-    held, waiting, end = Held(), [], 0
+    held = Held()
     with reachable(folder, "neptune"):
         if not _is_there(folder):
             return held
         try:
-            with (folder / _FILE).open("rb") as file:
-                for size, version, operation in _read(file):
-                    end += size
-                    waiting.append(operation)
-                    if is_whole(operation):
-                        for each in waiting:
-                            held.take(each)
-                        held.end, held.version, waiting = end, version, []
+            for end, made in _whole(folder, 0):
+                for operation in made:
+                    held.take(operation)
+                held.end, held.version = end, held.version + len(made)
         except (ValueError, FileNotFoundError) as error:
             raise not_ours(folder, "neptune") from error
     if not held.end:  # a queue of ours appears with its first delivery
         raise not_ours(folder, "neptune")
     return held
+
+
+def deliveries(folder: Path, start: int) -> Iterator[tuple[int, list[Any]]]:
+    """The whole deliveries of a queue behind its byte ``start``, each with the byte behind it."""
+    with reachable(folder, "neptune"):
+        yield from _whole(folder, start)
 
 
 def _is_there(folder: Path) -> bool:
@@ -92,20 +94,30 @@ def operations(folder: Path) -> Iterator[Any]:
             yield found.obj
 
 
-def _read(lines: Iterable[bytes]) -> Iterator[tuple[int, int, Any]]:
-    """Of each line its length, Neptune's number and the operation, up to the first that a crash has torn."""
+def _whole(folder: Path, start: int) -> Iterator[tuple[int, list[Any]]]:
+    with (folder / _FILE).open("rb") as file:
+        file.seek(start)
+        end, made = start, []
+        for size, operation in _read(file):
+            end += size
+            made.append(operation)
+            if is_whole(operation):
+                yield end, made
+                made = []
+
+
+def _read(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """Of each line its length and the operation, up to the first that a crash has torn."""
     from neptune.internal.operation import Operation
 
     for line in lines:
         if not line.endswith(b"\n"):
             return
         try:
-            entry = json.loads(line)
-            operation = Operation.from_dict(entry["obj"])
-            version = int(entry["version"])
+            operation = Operation.from_dict(json.loads(line)["obj"])
         except (ValueError, KeyError, TypeError):
             return
-        yield len(line), version, operation
+        yield len(line), operation
 
 
 def _put(folder: Path, held: Held, made: Sequence[Any]) -> None:
@@ -153,8 +165,8 @@ def _fresh(folder: Path, held: Held, batch: Sequence[Recorded]) -> Sequence[Reco
     if fresh and fresh[0].position > events:
         raise Conflict(
             f"{folder} has {events} events of a run of which {fresh[0].position} were delivered",
-            mend="`neptune sync` or somebody else has taken it: `ledger mirror RUN --to neptune --again` "
-            "writes all of the run anew, which Neptune then takes for another one",
+            mend="`neptune sync` or somebody else has taken it: `ledger mirror RUN --to neptune --again` writes all of "
+            "the run anew; `neptune sync` then makes another one of it, and an endpoint is sent only what it lacks",
         )
     if fresh and events and fresh[0].previous_digest != mark["last"]:
         raise not_ours(folder, "neptune")

@@ -53,6 +53,7 @@ class TensorBoardMirror:
         try:
             with self._reachable():
                 home = self._found_or_made(run_id, batch[0])
+                self._require_all_before(home, batch[0])
                 for attempt, points in _points(batch).items():
                     self._write(home / f"{_ATTEMPT}{attempt}", batch, points)
                 self._write(home, batch, _described(batch, run_id))
@@ -80,11 +81,23 @@ class TensorBoardMirror:
 
     def _write(self, path: Path, batch: Sequence[Recorded], events: Iterable[tuple[int, Event]]) -> None:
         """Bring one directory up to the end of the batch with those events that come from later than it has got."""
-        if path not in self._folders:
-            self._folders[path] = Folder(path)
-        folder = self._folders[path]
+        folder = self._folder(path)
         if folder.position < batch[-1].position:
             folder.write((event for position, event in events if position > folder.position), batch[-1].position)
+
+    def _require_all_before(self, home: Path, first: Recorded) -> None:
+        position = self._folder(home).position
+        if first.position > position + 1:
+            raise Conflict(
+                f"{home} has its run up to event {position} only, and was given more",
+                mend="somebody has put back an older one, it seems: "
+                "`ledger mirror RUN --to tensorboard --again` brings what is missing",
+            )
+
+    def _folder(self, path: Path) -> Folder:
+        if path not in self._folders:
+            self._folders[path] = Folder(path)
+        return self._folders[path]
 
     def _found_or_made(self, run_id: str, first: Recorded) -> Path:
         home = self._home(run_id)

@@ -28,6 +28,7 @@ _READ_S: Final = 600.0
 _UPLOAD_S: Final = 600.0
 _ASK_S: Final = 60.0
 _NO_SUCH_RUN: Final = 3
+_TRACEBACK: Final = "Traceback (most recent call last):"
 _LAST_WORDS: Final = 300
 """Characters of what a program said that a message has."""
 
@@ -111,13 +112,15 @@ def _lines(out: str) -> list[dict[str, Any]]:
 
 
 def _last_words(said: str) -> str:
+    """The end of what a program said; where that is a traceback, what was raised."""
     key = os.environ.get(_KEY)
     words = said.replace(key, f"${_KEY}") if key else said
-    return " ".join(words.strip()[-_LAST_WORDS:].split())
+    lines = [line for line in words.rpartition(_TRACEBACK)[2].splitlines() if not line.startswith(" ")]
+    return " ".join(" ".join(lines).split())[-_LAST_WORDS:]
 
 
 def _refused(base_url: str, said: str) -> Unavailable:
     return Unavailable(
         f"W&B at {base_url} has not taken the run: {said}",
-        mend=f"check {_KEY} (or `wandb login`) and [plugin.wandb] base_url; nothing is lost, the files are kept",
+        mend=f"check {_KEY} (or `wandb login`) and [plugin.wandb] base_url",
     )

@@ -24,7 +24,8 @@ from ledger.codec import (
     new_id,
 )
 from ledger.errors import UsageError
-from ledger.events import CORE_EVENTS, ConfigResolved, Event, MetricsLogged, RunAnnotated, UnknownEvent
+from ledger.events import CORE_EVENTS, ConfigResolved, Event, MetricsLogged, RunAnnotated, RunStarted, UnknownEvent
+from ledger.testing.builders import run_started
 
 WRITER = Metadata(writer="test", host="host", pid=1, version="0", rank=0, attempt=1)
 
@@ -134,6 +135,15 @@ def test_a_type_from_the_future_is_kept(codec: Codec, payload: dict[str, Any], n
 def test_a_schema_version_from_the_future_is_kept(codec: Codec) -> None:
     decoded = codec.decode("run.annotated", 2, b'{"words":["a","b"]}')
     assert decoded == UnknownEvent(type="run.annotated", schema_version=2, payload={"words": ["a", "b"]})
+
+
+def test_a_run_that_was_recorded_with_its_process_named_by_a_time_is_read(codec: Codec) -> None:
+    event = run_started()
+    payload = orjson.loads(codec.draft(event, WRITER).payload)
+    payload["process"]["started"] = 1767225600.25
+    read = codec.decode("run.started", 1, canonical_json(payload))
+    assert isinstance(read, RunStarted)
+    assert read == event.model_copy(update={"process": event.process.model_copy(update={"started": "1767225600.25"})})
 
 
 def test_a_plugin_registers_events_of_its_own() -> None:

@@ -19,7 +19,6 @@ from ledger.events import (
     CheckpointWritten,
     DataCommitted,
     FileDigest,
-    ReplayCompared,
     TrainingResumed,
 )
 from ledger.objects.manifest import Entry, Manifest
@@ -52,19 +51,31 @@ class Lab:
     runs: dict[str, str] = field(default_factory=dict)
     """UUID by name."""
 
-    def run(self, name: str, *, replay_of: str | None = None) -> str:
+    def run(
+        self, name: str, *, replay_of: str | None = None, segment: tuple[float | None, float | None] | None = None
+    ) -> str:
         uuid = self.runs[name] = new_id()
         original = self.runs[replay_of] if replay_of else None
         kind = "replay" if original else "train"
-        self.book.append(uuid, run_started(name=name, kind=kind, replay_of=original), attempt=1)
+        self.book.append(uuid, run_started(name=name, kind=kind, replay_of=original, segment=segment), attempt=1)
         return name
 
-    def read(self, run: str, files: dict[str, str], *, name: str = "base", uri: str = "", kept: bool = True) -> str:
+    def read(
+        self,
+        run: str,
+        files: dict[str, str],
+        *,
+        name: str = "base",
+        uri: str = "",
+        path: Path | None = None,
+        kept: bool = True,
+    ) -> str:
         manifest = tree(files)
         if kept:
             self.book.objects.put_bytes(manifest.content)
         fact = DataCommitted(
-            name=name, role=name, uri=uri or f"file:{name}", provider="local", provider_version="1", path=f"/{name}",
+            name=name, role=name, uri=uri or f"file:{name}", provider="local", provider_version="1",
+            path=str(path or f"/{name}"),
             commit=manifest.digest[::-1], digest=manifest.digest, files=manifest.files, bytes=manifest.bytes,
         )  # fmt: skip
         self.book.append(self.runs[run], fact, attempt=1)
@@ -309,6 +320,32 @@ def test_a_uri_is_told_without_options_and_its_version_can_be_left_out(
             lab.after(other)
 
 
+def test_a_file_uri_means_the_place_here(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, yours = tmp_path / "mine", tmp_path / "yours"
+    for run, home in (("run-1", mine), ("run-2", yours)):
+        home.mkdir()
+        lab.read(lab.run(run), {"a": run}, uri="file:data", path=home / "data")
+        monkeypatch.chdir(home)
+        assert lab.after("file:data") == lab.after(f"file:{home}/data?snapshot=no") == [run]
+        assert lab.book.impact("file:data").gaps == []
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFound, match=f"file:data, which is {tmp_path}/data here"):
+        lab.after("file:data")
+
+
+def test_where_a_path_led_then_is_not_claimed(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for run, name in (("run-1", "link"), ("run-2", "link"), ("run-3", "data")):
+        lab.read(lab.run(run), {"a": run}, uri=f"file:{name}", path=tmp_path / name)
+    found = lab.book.impact(f"file:{tmp_path}/data")
+    assert [affected.run for affected in found.runs.values()] == ["run-1", "run-2", "run-3"]
+    (doubt,) = found.gaps
+    assert f"{tmp_path}/link" in doubt
+    assert doubt.endswith("read by run-1, run-2")
+    monkeypatch.setattr("ledger.read.targets.gethostname", lambda: "elsewhere")
+    assert len(lab.book.impact(f"file:{tmp_path}/data").gaps) == 2
+
+
 @pytest.mark.parametrize("target", ["https://me:pass-word@host/data?signature=pass-word", "s3://pass-word@bucket/key"])
 def test_no_key_in_a_uri_is_repeated(versions: Lab, target: str) -> None:
     for ask in (versions.book.impact, versions.book.origins):
@@ -434,10 +471,8 @@ def test_steps_belong_to_the_attempt_whose_result_counts(lab: Lab) -> None:
 
 
 def test_a_replay_of_a_part_did_not_make_the_steps_before_it(lab: Lab) -> None:
-    original, replay = lab.runs[lab.run("run-1")], lab.runs[lab.run("run-2", replay_of="run-1")]
+    lab.run("run-1")
+    lab.run("run-2", replay_of="run-1", segment=(6, None))
     for run, first in (("run-1", 1), ("run-2", 7)):
         steps(lab, run, 1, first, 9)
-    verdict = ReplayCompared(original=original, replay=replay, verdict="identical", segment=(6, None))
-    for uuid in (original, replay):
-        lab.book.append(uuid, verdict)
     assert (made(lab, "run-1"), made(lab, "run-2")) == ([(1, 0, 9)], [(1, 6, 9)])

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,8 +27,9 @@ from ledger.hooks.specs import hookimpl
 from ledger.mirror import deliver
 from ledger.mirror.batches import MOST_EVENTS, MOST_POINTS, batches
 from ledger.mirror.check import check
-from ledger.mirror.cursor import Held, behind, key_of
+from ledger.mirror.cursor import Held, at_work, behind, key_of
 from ledger.mirror.deliver import Delivery
+from ledger.processes import start_of
 from ledger.record import mirroring
 from ledger.settings import find_settings
 from ledger.store.base import run_stream
@@ -92,6 +94,7 @@ def lines(mirror: JsonLines, run: str) -> list[str]:
 # --- batches
 
 
+@hypothesis.settings(deadline=None)  # long batches take long to make
 @given(st.lists(st.none() | st.integers(0, MOST_POINTS + 5), max_size=30))
 def test_batches_hold_every_event_in_order_and_not_too_much(sizes: list[int | None]) -> None:
     events: list[Recorded | None] = [
@@ -146,7 +149,7 @@ def test_a_tracker_that_is_away_loses_nothing(book: Book, mirror: JsonLines, run
     aside = away(mirror)
     said: list[str] = []
     with pytest.raises(Unavailable) as told:
-        Delivery(book, mirror, run, patience_s=0.1, told=said.append).catch_up()
+        Delivery(book, mirror, run, patience_s=1, told=said.append).catch_up()
     assert told.value.mend
     assert said
     assert behind(book, mirror, run) == len(EVENTFUL)
@@ -165,6 +168,30 @@ def test_a_tracker_that_comes_back_is_caught_up(book: Book, mirror: JsonLines, r
     back(mirror, aside)
     bringing.join(60)
     assert (delivery.events, check(book, mirror, run).differences) == (len(EVENTFUL), [])
+
+
+class Flaky(JsonLines):
+    """A tracker that answers every other time only."""
+
+    asked = 0
+
+    def deliver(self, batch: Sequence[Recorded]) -> None:
+        self.asked += 1
+        if self.asked % 2:
+            raise Unavailable("busy", mend="wait")
+        super().deliver(batch)
+
+
+def test_patience_begins_anew_with_what_arrives(
+    book: Book, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "_LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(deliver, "batches", lambda events: ([each] for each in events))
+    mirror = Flaky(tmp_path / "shown")
+    began = time.monotonic()
+    Delivery(book, mirror, run, patience_s=0.2).catch_up()
+    assert time.monotonic() - began > 0.2
+    assert check(book, mirror, run).differences == []
 
 
 def test_a_run_that_was_removed_from_the_tracker_is_brought_again(book: Book, mirror: JsonLines, run: str) -> None:
@@ -218,15 +245,12 @@ def test_what_arrives_while_a_run_is_checked_is_no_difference_without_a_reason(
 
 
 def holder_of(process: Process) -> str:
-    return f"process {process.pid} on {process.host}, started {process.started!r}"
+    return f"process {process.pid} on {process.host}, started {process.started}"
 
 
 def test_a_process_that_lives_keeps_others_out(book: Book, mirror: JsonLines, run: str) -> None:
-    import psutil
-
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        started = psutil.Process(other.pid).create_time()
-        holder = holder_of(Process(host=HOST, pid=other.pid, started=started))
+        holder = holder_of(Process(host=HOST, pid=other.pid, started=start_of(other.pid) or ""))
         book.store.cursors.take(key_of(mirror, run), holder, 600)
         with pytest.raises(CursorHeld, match=str(other.pid)) as held:
             Delivery(book, mirror, run, patience_s=0.1).catch_up()
@@ -240,7 +264,7 @@ def test_a_process_that_lives_keeps_others_out(book: Book, mirror: JsonLines, ru
 def test_a_process_on_another_host_keeps_others_out_as_long_as_it_says_so(
     book: Book, mirror: JsonLines, run: str
 ) -> None:
-    elsewhere = holder_of(Process(host="elsewhere", pid=1, started=1.0))
+    elsewhere = holder_of(Process(host="elsewhere", pid=1, started="1"))
     book.store.cursors.take(key_of(mirror, run), elsewhere, 600)
     with pytest.raises(CursorHeld, match="elsewhere"):
         Delivery(book, mirror, run, patience_s=0.1).catch_up()
@@ -258,6 +282,29 @@ def test_the_cursor_is_anybodys_after_a_delivery(book: Book, mirror: JsonLines, 
     after = book.store.cursors.at(key_of(mirror, run))
     assert after is not None
     assert after.left <= 0
+
+
+def test_between_two_tries_the_cursor_is_anybodys(book: Book, run: str, tmp_path: Path) -> None:
+    class Watched(JsonLines):
+        def deliver(self, batch: Sequence[Recorded]) -> None:
+            assert at_work(book, self, run) == "delivering"
+            super().deliver(batch)
+
+    mirror = Watched(tmp_path / "shown")
+    assert at_work(book, mirror, run) is None
+    aside = away(mirror)
+    delivery = Delivery(book, mirror, run, patience_s=0)
+    with pytest.raises(Unavailable):
+        delivery.catch_up()
+    assert at_work(book, mirror, run) == "waiting"
+    back(mirror, aside)
+    delivery.catch_up()
+    assert behind(book, mirror, run) == 0
+
+
+def test_a_process_that_died_is_not_at_work(book: Book, mirror: JsonLines, run: str) -> None:
+    book.store.cursors.take(key_of(mirror, run), holder_of(PROCESS.model_copy(update={"host": HOST})), 600)
+    assert at_work(book, mirror, run) is None
 
 
 def test_who_was_overtaken_learns_of_it(book: Book, mirror: JsonLines, run: str) -> None:

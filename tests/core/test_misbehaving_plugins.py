@@ -154,7 +154,7 @@ def test_other_threads_go_on_printing_to_standard_output(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("wrong", [7, "text", [7], object()])
-@pytest.mark.parametrize("hook", sorted({*HOOKS} - {"events_appended", "before_replay"}))
+@pytest.mark.parametrize("hook", sorted({*HOOKS} - {"events_appended", "before_replay", "check_engine"}))
 def test_an_answer_that_is_none_is_a_failure(hook: str, wrong: object, settings: Settings) -> None:
     plugins = Plugins.of(doing(hook, lambda: wrong))
     assert "Stranger" in asked(plugins, hook, settings)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.events import ConfigResolved, MetricsLogged, UnknownEvent
+from ledger.codec import new_id
+from ledger.events import ConfigResolved, MetricsLogged, ReplayCompared, UnknownEvent
 from ledger.hooks.differences import differences
 from ledger.hooks.pages import Page, Point, added, flat, page_of, whole_page
 from ledger.testing.builders import logged, resumed, run_started, stream
@@ -74,6 +75,15 @@ def test_tags_and_verdicts_are_there_once() -> None:
     assert "suspicious" in story("tags").tags
     verdicts = {key: value for key, value in story("replayed").fields.items() if key.endswith("/verdict")}
     assert list(verdicts.values()) == ["not-replayable"]
+
+
+def test_a_verdict_on_a_part_says_on_which() -> None:
+    whole = ReplayCompared(original=new_id(), replay=new_id(), verdict="identical")
+    [event, other] = stream([whole, whole.model_copy(update={"segment": (8.0, 11.0)})])
+    verdict = {f"replay/{whole.replay}/verdict": "identical", f"replay/{whole.replay}/original": whole.original}
+    assert page_of(event).fields == verdict
+    steps = {f"replay/{whole.replay}/after step": 8.0, f"replay/{whole.replay}/until step": 11.0}
+    assert page_of(other).fields == verdict | steps
 
 
 @pytest.mark.parametrize("cut", [1, 7, len(EVENTFUL) - 1])

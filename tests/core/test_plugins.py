@@ -48,6 +48,10 @@ class Raises:
         raise RuntimeError("boom")
 
     @hookimpl
+    def check_engine(self, name: str) -> Any:
+        raise RuntimeError("boom")
+
+    @hookimpl
     def build_engine(self, name: str) -> Any:
         raise RuntimeError("boom")
 
@@ -84,6 +88,7 @@ def call(plugins: Plugins, hook: str, settings: Settings) -> Any:
         "open_checkpoint_store": lambda: plugins.checkpoint_store("x:y", settings),
         "open_trainer": lambda: plugins.trainer(settings),
         "offer_engines": lambda: plugins.require_engine("x"),
+        "check_engine": lambda: plugins.check_engine("x", {}),
         "build_engine": lambda: plugins.engine("x", {}),
         "launch_command": lambda: plugins.launch(launch, World()),
         "open_mirrors": lambda: plugins.mirrors(settings),
@@ -100,6 +105,7 @@ PROPAGATES = [
     "open_data_source",
     "open_checkpoint_store",
     "open_trainer",
+    "check_engine",
     "build_engine",
     "launch_command",
     "before_replay",

@@ -106,6 +106,15 @@ def test_a_crash_is_on_record_with_its_traceback(book: Book) -> None:
     assert ended.step == 3
 
 
+def test_what_ledger_itself_refuses_is_on_record_with_its_mend(book: Book) -> None:
+    with pytest.raises(UsageError), start_run(book=book) as run:
+        raise UsageError("two sizes do not fit", mend="change one")
+    ended = book.run(run.name).ended
+    assert isinstance(ended, RunFailed)
+    assert ended.exception == "two sizes do not fit (change one)"
+    assert "UsageError" in (ended.traceback or "")
+
+
 def test_a_keyboard_interrupt_is_an_interruption(book: Book) -> None:
     with pytest.raises(KeyboardInterrupt), start_run(book=book) as run:
         raise KeyboardInterrupt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,15 @@ def test_a_scratch_directory_is_the_same_for_a_child_process_elsewhere(tmp_path:
     assert find_settings(start=tmp_path / "elsewhere", environ=settings.environ()).scratch == settings.scratch
 
 
+def test_what_mirrors_write_stays_with_the_ledger_wherever_the_scratch_directory_is(tmp_path: Path) -> None:
+    team = "postgresql+psycopg://host/team"
+    settings = find_settings(team, start=tmp_path, environ={"LEDGER_SCRATCH": "/tmp/scratch-of-a-job"})
+    assert settings.mirrored == tmp_path / ".ledger/mirrors"
+    assert settings.mirrored in settings.places()
+    (tmp_path / "ledger.toml").write_text('[ledger]\nurl = "book"\n')
+    assert find_settings(start=tmp_path, environ={}).mirrored == tmp_path / "book/mirrors"
+
+
 def test_an_empty_selection_disables_all_third_party_plugins(tmp_path: Path) -> None:
     assert find_settings(start=tmp_path, environ={"LEDGER_PLUGINS": ""}).plugins == ()
     assert find_settings(start=tmp_path, environ={}).plugins is None
@@ -80,6 +91,13 @@ def test_a_bad_file_is_told_which_key(tmp_path: Path, text: str, named: str) -> 
 def test_tables_of_plugins_are_passed_on(tmp_path: Path) -> None:
     (tmp_path / "ledger.toml").write_text('[plugin.mlflow]\nuri = "http://x"\n')
     assert find_settings(start=tmp_path, environ={}).plugin_settings == {"mlflow": {"uri": "http://x"}}
+
+
+def test_who_it_is_comes_from_the_variables_and_else_from_the_account(tmp_path: Path) -> None:
+    names = {"LEDGER_USER": "ada", "USER": "grace", "LOGNAME": "alan"}
+    assert find_settings(start=tmp_path, environ=names).user == "ada"
+    assert find_settings(start=tmp_path, environ={"LOGNAME": "alan"}).user == "alan"
+    assert find_settings(start=tmp_path, environ={}).user == pwd.getpwuid(os.getuid()).pw_name
 
 
 def test_the_places_of_the_ledger_itself_are_known(tmp_path: Path) -> None:

@@ -229,6 +229,18 @@ def test_on_tick_stops_it(recorded: Recorded) -> None:
     assert (found.stopped, found.signal, found.interrupted_by) == (True, "SIGTERM", None)
 
 
+def test_how_it_takes_its_end_is_kept_and_not_shown(recorded: Recorded) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('why me'))\n"
+        "print('ready')\ntime.sleep(60)"
+    )
+    found = recorded.python(code, on_tick=lambda: b"ready" not in recorded.shown.getvalue())
+    assert (found.stopped, found.code) == (True, 1)
+    assert recorded.shown.getvalue() + recorded.shown_err.getvalue() == b"ready\n"
+    assert b"why me" in recorded.kept
+
+
 def test_one_that_does_not_heed_is_killed_with_its_family(recorded: Recorded) -> None:
     code = (
         "import signal, subprocess, sys, time\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import click
@@ -190,3 +192,68 @@ def test_a_full_disk_is_no_bug() -> None:
 def test_ctrl_c() -> None:
     done = CliRunner().invoke(Broken(KeyboardInterrupt()), ["break"])
     assert (done.exit_code, done.stderr) == (130, "ledger: interrupted\n")
+
+
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+
+
+@pytest.mark.parametrize("words", ["ls", "show run-1 --json", "--help"])
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [(">&-", "Bad file descriptor"), pytest.param(">/dev/full", "No space left on device", marks=FULL)],
+    ids=["closed", "full"],
+)
+def test_data_that_cannot_be_brought_out_are_an_error(recorded: Desk, words: str, where: str, told: str) -> None:
+    done = recorded.run("sh", "-c", f"ledger {words} {where}", code=4)
+    first, second = done.err.splitlines()
+    assert first == f"ledger: standard output: {told}"
+    assert second.startswith("  mend: ")
+
+
+@FULL
+def test_unbuffered_as_well(recorded: Desk) -> None:
+    done = recorded.run("sh", "-c", "ledger ls >/dev/full", code=4, PYTHONUNBUFFERED="1")
+    assert done.err.startswith("ledger: standard output: No space left on device\n  mend: ")
+
+
+@pytest.mark.parametrize("where", ["<&- >&- 2>&-", pytest.param(">/dev/full 2>/dev/full", marks=FULL)])
+def test_talk_that_nobody_hears_costs_no_run(desk: Desk, where: str) -> None:
+    look = "echo said; echo complained >&2; readlink /proc/$PPID/fd/0 /proc/$PPID/fd/1 /proc/$PPID/fd/2 >held; exit 3"
+    desk.write(look__sh=look)
+    desk.run("sh", "-c", f"ledger run -- sh look.sh {where}", code=5)
+    console = [fact["payload"] for fact in desk.ledger("log", "run-1", "--json").json if fact["type"].startswith("con")]
+    assert [told["bytes"] for told in console] == [len("said\ncomplained\n")]
+    # No file of the ledger's own may have the number of a stream: whatever is printed would land in it.
+    assert ".ledger" not in (desk.home / "held").read_text()
+    desk.run("sh", "-c", "ledger xyzzy 2>&-", code=2)
+
+
+def test_who_listens_may_leave(desk: Desk) -> None:
+    words = ["ledger", "run", "--", "sh", "-c", "echo ready; read line; echo more; exit 3"]
+    with subprocess.Popen(
+        words, cwd=desk.home, env=desk.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as running:
+        assert running.stdin
+        assert running.stdout
+        assert running.stdout.readline() == b"ready\n"
+        running.stdout.close()
+        running.stdin.close()
+        assert running.wait(60) == 5
+    assert [run["status"] for run in desk.ledger("ls", "--json").json] == ["failed"]
+
+
+def test_help_that_is_read_in_part_is_no_error(desk: Desk) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            ["ledger", "--help"], env=desk.environ, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_broken_pipe_elsewhere_is_an_error() -> None:
+    done = CliRunner().invoke(Broken(BrokenPipeError(32, "Broken pipe")), ["break"])
+    assert (done.exit_code, done.stderr) == (4, "ledger: Broken pipe\n")

@@ -73,6 +73,8 @@ def test_the_table_has_a_sum_and_no_column_without_anything_in_it(desk: Desk) ->
     titles, *rows = desk.ledger("gpu-hours").out.splitlines()
     assert titles.split() == ["run", "cpu", "hours", "useful", "lost", "replays"]
     assert [row.split()[0] for row in rows] == ["run-1", "run-2", "run-3", "all"]
+    titles, row = desk.ledger("gpu-hours", "--by", "project").out.splitlines()  # these runs are in none
+    assert (titles.split()[0], row.split()[0]) == ("project", "-")
     assert desk.ledger("gpu-hours", "--where", "name = run-9").err.startswith("no run that fits")
 
 

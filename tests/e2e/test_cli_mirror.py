@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from ledger.cli import main
+from ledger import open_ledger
+from ledger.cli import behind, main
+from ledger.processes import lives
+from ledger.settings import find_settings
 from ledger_jsonl.mirror import JsonLines
 from tests.e2e.desk import PATIENCE_S, Desk
 from tests.e2e.test_training import RECIPE
@@ -48,7 +51,7 @@ def mirrored(desk: Desk) -> Iterator[Desk]:
 
 
 def shown_in(desk: Desk) -> Path:
-    return desk.home / ".ledger/scratch/jsonl"
+    return desk.home / ".ledger/mirrors/jsonl"
 
 
 def cursors(desk: Desk) -> list[tuple[int, str]]:
@@ -63,10 +66,8 @@ def deliverers(desk: Desk) -> list[psutil.Process]:
     for _, holder in cursors(desk):
         told = re.fullmatch(r"process (\d+) on .+, started (.+)", holder)
         assert told
-        if psutil.pid_exists(int(told[1])):
-            process = psutil.Process(int(told[1]))
-            if abs(process.create_time() - float(told[2])) < 1 and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+        if lives(int(told[1]), told[2]):
+            found.append(psutil.Process(int(told[1])))
     return found
 
 
@@ -110,7 +111,7 @@ def assert_equal(desk: Desk) -> None:
 def test_a_run_is_mirrored_while_it_trains_without_a_word(mirrored: Desk) -> None:
     done = mirrored.ledger("run", "--", "python", "-c", "print('training')")
     assert done.out == "training\n"
-    assert "jsonl" not in done.err
+    assert "behind" not in done.err
     assert_equal(mirrored)
 
 
@@ -148,6 +149,21 @@ def test_a_mirror_that_is_killed_costs_the_run_nothing(mirrored: Desk) -> None:
     assert_equal(mirrored)
 
 
+def test_who_waits_is_told_for_what(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody brings this run anywhere: its mirrors were not in the settings yet."""
+    desk.ledger("run", "--", "true")
+    desk.write(ledger__toml=MIRRORED)
+    monkeypatch.setattr(behind, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(behind, "_QUIET_S", 0.1)
+    with open_ledger(settings=find_settings(start=desk.home, environ={})) as book:
+        behind.tell_of_mirrors(book, next(iter(book.names())))
+    waiting, told = capsys.readouterr().err.splitlines()
+    assert waiting.startswith("waiting for jsonl, ")
+    assert re.search(r"jsonl is \d+ events behind run-1: nothing is lost, `ledger mirror run-1 --to jsonl`", told)
+
+
 def test_several_at_once_bring_it_once(desk: Desk) -> None:
     desk.write(train__py=TRAIN)
     desk.commit()
@@ -177,7 +193,7 @@ def test_a_tracker_that_is_away_for_half_the_run_is_caught_up(mirrored: Desk) ->
 def test_a_tracker_that_is_away_is_told_with_how_far_it_is_behind(mirrored: Desk) -> None:
     aside = lock_out(mirrored)
     done = mirrored.ledger("run", "--", "true")
-    assert re.search(r"jsonl is \d+ events behind run-1", done.err)
+    assert re.search(r"jsonl is \d+ events behind run-1: nothing is lost, its mirror still tries, and `", done.err)
     for process in awaited(lambda: deliverers(mirrored)):
         process.send_signal(signal.SIGTERM)
     refused = mirrored.ledger("mirror", "run-1", "--to", "jsonl", code=4)
@@ -282,8 +298,10 @@ def test_differences_are_printed_and_give_1(desk: Desk, tmp_path: Path) -> None:
     assert "status: expected 'completed', shown 'failed'" in found.out
     assert "remove run-1 from jsonl" in found.err
     assert "--again" in found.err
+    still = desk.ledger("mirror", "run-1", "--to", "jsonl", "--again", code=1)
+    assert (still.out, still.err) == (found.out, found.err)
     file.unlink()
-    desk.ledger("mirror", "run-1", "--to", "jsonl", "--again")
+    assert "run-1: no difference" in desk.ledger("mirror", "run-1", "--to", "jsonl", "--again").out
     assert_equal(desk)
 
 
@@ -332,7 +350,6 @@ def test_doctor_tells_whether_a_mirror_can_be_reached(mirrored: Desk) -> None:
     mirrored.ledger("init")
     found = {each["check"]: each for each in mirrored.ledger("doctor", "--json").json}
     assert found["mirror jsonl"]["state"] == "ok"
-    (mirrored.home / ".ledger/scratch").mkdir(exist_ok=True)
     lock_out(mirrored)
     found = {each["check"]: each for each in mirrored.ledger("doctor", "--json").json}
     assert found["mirror jsonl"]["state"] == "warn"

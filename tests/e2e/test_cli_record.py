@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_the_command_is_passed_through_and_summed_up_in_one_line(desk: Desk) -> 
     done = desk.ledger("run", "--", "sh", "-c", "echo to out; echo to err >&2")
     assert done.out == "to out\n"
     assert done.err == "to err\nrun-1 completed · ledger show run-1\n"
+
+
+def test_an_output_that_is_not_there_is_told_at_once(desk: Desk) -> None:
+    told = desk.ledger("run", "--out", "model.bin", "--", "true").err
+    assert told == (
+        "warning: output model.bin was not kept: model.bin does not exist\nrun-1 completed · ledger show run-1\n"
+    )
 
 
 def test_options_of_the_command_are_its_own(desk: Desk) -> None:
@@ -134,7 +142,7 @@ def test_resume_on_a_terminal_shows_a_bar_and_lets_the_command_speak(slow: Desk)
     assert "30/30 steps · train/loss 0.03333" in told
     assert "steps/s" in told
     assert [line for line in told.splitlines() if line.endswith("line 30")]
-    assert told.rstrip().endswith("run-1 completed · 30 steps · train/loss 0.03333 · ledger show run-1")
+    assert told.rstrip().endswith("run-1 completed · step 30 · train/loss 0.03333 · ledger show run-1")
 
 
 def test_resume_where_standard_error_is_no_terminal_draws_nothing(slow: Desk) -> None:
@@ -144,7 +152,7 @@ def test_resume_where_standard_error_is_no_terminal_draws_nothing(slow: Desk) ->
     assert done.out.splitlines()[-1] == "line 30"
     assert done.err.splitlines() == [
         "run-1 attempt 2 goes on from the beginning",
-        "run-1 completed · 30 steps · train/loss 0.03333 · ledger show run-1",
+        "run-1 completed · step 30 · train/loss 0.03333 · ledger show run-1",
     ]
 
 
@@ -210,3 +218,16 @@ def test_plan_script_and_rebuild_run_nothing(slow: Desk, tmp_path: Path) -> None
     assert (tmp_path / "rebuilt" / "slow.py").read_text() == SLOW
     assert "exclude" in slow.ledger("replay", "run-1", "--plan", "--script", code=2).err
     assert len(slow.ledger("ls", "--json").json) == 1
+
+
+def test_what_a_dead_writer_still_had_to_say_is_told_with_the_name_of_its_run(desk: Desk) -> None:
+    dies = """
+        import os, signal, ledger
+        run = ledger.start_run()
+        run.log({"a": 1}, step=1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    desk.write(dies__py=textwrap.dedent(dies))
+    desk.run("python", "dies.py", code=-signal.SIGKILL)
+    assert desk.ledger("ls").err == "a writer of run-1 died: what it still had to say is in the log now\n"
+    assert desk.ledger("ls").err == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,7 +53,7 @@ def told(desk: Desk) -> str:
 def test_a_bar_shows_step_loss_and_pace_and_a_line_sums_up(told: str) -> None:
     assert re.search(r"run-1 .* 12/12 steps · train/loss [\d.]+ · [\d.e+]+ steps/s", told)
     assert re.fullmatch(
-        r".*run-1 completed · 12 steps · (val|train)/loss [\d.]+ · ledger show run-1", told.splitlines()[-1]
+        r".*run-1 completed · step 12 · (val|train)/loss [\d.]+ · ledger show run-1", told.splitlines()[-1]
     )
 
 
@@ -118,6 +119,9 @@ REFUSED = [
     (["--nproc", "2", "--launcher", "mpirun"], 2, "mpirun"),
     (["--nproc", "2", "--launcher", "deepspeed", "--hostfile", "none"], 2, "none"),
     (["engine.name=megatron"], 4, "there is no engine 'megatron'"),
+    (["--nproc", "2", "engine.name=deepspeed", "parallel.shard=2"], 2, "parallel.shard = 2"),
+    (["--nproc", "2", "engine.name=deepspeed", "engine.options.zero=9"], 2, "engine.options.zero"),
+    (["--nproc", "2", "engine.name=deepspeed", "engine.options.config='none.json'"], 2, "'none.json' cannot be read"),
 ]
 
 
@@ -131,6 +135,51 @@ def test_what_cannot_be_launched_starts_no_run(
     assert (done.exit_code, named in done.stderr) == (code, True), done.stderr
     assert "mend: " in done.stderr
     assert not (tmp_path / ".ledger").exists()
+
+
+LAUNCHED = [
+    ("localhost slots=3\n", 2, "has 3 slots, the training 2 processes"),
+    ("localhost\n", 2, "hosts:1: 'localhost' is no host with slots"),
+    ("a slots=1\na slots=1\n", 2, "hosts:2: a is there twice"),
+    pytest.param(
+        "localhost slots=1\nnowhere.invalid slots=1\n", 4, "hosts that cannot be reached: ",
+        marks=pytest.mark.skipif(shutil.which("ssh") is None, reason="needs an ssh client"),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("hosts", "code", "named"), LAUNCHED)
+def test_what_a_launcher_cannot_do_starts_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: str, code: int, named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "hosts").write_text(hosts)
+    launcher = ["--launcher", "deepspeed", "--hostfile", "hosts"]
+    done = CliRunner().invoke(main, ["train", "recipe.toml", "--nproc", "2", *launcher])
+    assert (done.exit_code, named in done.stderr) == (code, True), done.stderr
+    assert "mend: " in done.stderr
+    assert CliRunner().invoke(main, ["ls", "--json"]).stdout == ""
+
+
+def test_in_a_shell_of_one_of_several_processes_one_does_not_train_alone(desk: Desk, told: str) -> None:
+    """As in a job of a cluster that starts the same command several times."""
+    cluster = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}
+    before = desk.ledger("ls", "--json").json
+    refused = desk.ledger("train", "recipe.toml", code=2, **cluster).err
+    assert "RANK=1 WORLD_SIZE=4 tell it that it is one of several" in refused
+    assert "unset RANK WORLD_SIZE" in refused
+    assert desk.ledger("ls", "--json").json == before
+    (plan,) = desk.ledger("replay", "run-1", "--plan", "--json", code=4, **cluster).json
+    assert "unset RANK WORLD_SIZE" in plan["reasons"][0]
+
+
+@pytest.mark.slow
+def test_several_processes_are_told_by_their_launcher_who_they_are(desk: Desk) -> None:
+    desk.ledger("train", "recipe.toml", "--nproc", "2", RANK="1", WORLD_SIZE="4", LOCAL_RANK="1")
+    (shown,) = desk.ledger("show", "latest", "--json").json
+    assert [rank["coordinates"]["data"] for rank in shown["topology"]["ranks"]] == [0, 1]
+    assert {each["processes"] for each in shown["checkpoints"]} == {2}
 
 
 def test_an_empty_hostfile_names_no_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

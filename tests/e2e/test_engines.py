@@ -12,10 +12,15 @@ from tests.engine_table import ENGINES, RECIPE, STILL, write_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ledger.read.state import RunState
+
 pytestmark = pytest.mark.timeout(900)
 QUICK = ("torch",)
 SLOW = ("ddp", "fsdp", "tensor", "pipeline", "zero-3", "deepspeed-pipeline")
 """Each kind of engine; the mixed layouts, and the lesser kinds of ZeRO, are for `make faults`."""
+
+LAUNCH = {"deepspeed-pipeline": ("--launcher", "deepspeed")}
+"""Where it is not torchrun that starts several processes."""
 
 
 class OnRealText(BaseEngineTests):
@@ -26,6 +31,10 @@ class OnRealText(BaseEngineTests):
     def prepare(cls, home: Path) -> None:
         write_text(home)
 
+    def test_by_whom_it_was_started_is_on_record(self, resumed_run: RunState) -> None:
+        expected = self.launch[1] if self.launch else "torchrun" if self.processes > 1 else ""
+        assert [attempt.world.launcher for attempt in resumed_run.attempts] == [expected, expected]
+
 
 def _tests(name: str) -> type[OnRealText]:
     laid = ENGINES[name]
@@ -35,6 +44,7 @@ def _tests(name: str) -> type[OnRealText]:
         "processes": laid.processes,
         "options": laid.options,
         "elsewhere": laid.elsewhere,
+        "launch": LAUNCH.get(name, ()),
     }
     tests: type[OnRealText] = type(f"Test{name.title().replace('-', '')}", (OnRealText,), attributes)
     if name in QUICK:

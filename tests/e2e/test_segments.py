@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,15 +12,18 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import pytest
+from click.testing import CliRunner
 
-from ledger.errors import CheckpointUnavailable, UsageError
+from ledger.cli import main
+from ledger.errors import CheckpointUnavailable, LedgerError, Unavailable, UsageError
 from ledger.record.resume import resume_command
 from ledger.replay.execute import make_plan, rebuild, replay
 from ledger.replay.part import Scope
 from ledger.trust.verify import verify
 
 if TYPE_CHECKING:
-    from ledger.events import ReplayCompared
+    from ledger.codec import Recorded
+    from ledger.events import Divergence, ReplayCompared
     from tests.e2e.desk import Desk
     from tests.e2e.project import Project
 
@@ -74,6 +79,29 @@ def test_a_part_is_repeated_from_its_checkpoint_and_stopped_where_it_ends(projec
     assert list((project.book.settings.scratch / "replays").iterdir()) == []
     # What holds of a part says nothing of the run.
     assert [run.verdict for run in project.book.runs()] == [None, None]
+
+
+def test_which_part_it_is_is_known_before_there_is_a_verdict(project: Project, tmp_path: Path) -> None:
+    name = goes_on(project)
+
+    def press(recorded: Recorded, _: Divergence | None) -> None:
+        if recorded.type == "run.started":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        replay(project.book, name, Scope(from_step=9, until_step=11), observe=press)
+    again = project.book.run("latest")
+    assert (again.status, again.verdicts, again.started.segment) == ("interrupted", [], (8.0, 11.0))
+    assert [run.segment for run in project.book.runs()] == [None, (8.0, 11.0)]
+    told = f"replay of {name}, steps 9 to 11"
+    for words in (["ls"], ["show", "latest"]):
+        assert told in CliRunner().invoke(main, [*words, "--ledger", str(tmp_path / "ledger")]).stdout
+    for words in (["ls"], ["show", "latest"]):
+        shown = CliRunner().invoke(main, [*words, "--json", "--ledger", str(tmp_path / "ledger")]).stdout
+        assert json.loads(shown.splitlines()[-1])["segment"] == [8.0, 11.0]
+    with pytest.raises(LedgerError, match="run-2 is a replay") as refused:
+        resume_command(project.book, "run-2")
+    assert f"`ledger replay {name} --from-step 8 --until-step 11`" in str(refused.value.mend)
 
 
 def test_a_part_to_the_end_is_compared_with_the_end(project: Project) -> None:
@@ -136,6 +164,21 @@ def test_a_lost_base_is_found_and_what_is_based_on_it_is_passed_over(project: Pr
     planned = []
     replay(project.book, name, Scope(from_step=2), announce=planned.append)
     assert [lost.partition(":")[0] for lost in planned[0].part.passed_over] == ["step-2", "step-1"]
+
+
+def test_where_checkpoints_cannot_be_stored_nothing_is_replayed_and_nothing_judged(project: Project) -> None:
+    name = goes_on(project)
+    place = Path(url2pathname(urlsplit(project.book.settings.checkpoints).path))
+    place.rename(place.with_name("aside"))
+    place.write_text("in the way")
+    with pytest.raises(Unavailable, match="checkpoints") as refused:
+        replay(project.book, name)
+    assert refused.value.mend
+    assert [run.name for run in project.book.runs()] == [name]
+    assert project.book.run(name).verdicts == []
+    place.unlink()
+    place.with_name("aside").rename(place)
+    assert replay(project.book, name).verdict == "identical"
 
 
 def test_before_the_first_checkpoint_it_starts_at_the_beginning(project: Project) -> None:
@@ -303,6 +346,10 @@ def test_a_training_from_a_recipe_is_repeated_in_parts(trained: Desk, processes:
     assert {"train/loss", "val/loss", "fingerprints", "checkpoint step-8", "exit status"} <= names
     assert trained.ledger("replay", "run-1", "--until-step", "5").out.startswith("identical, up to step 5\n")
     assert "identical, steps 9 to 11 (run-2)" in trained.ledger("show", "run-1").out
+    audited = trained.ledger("audit", "run-1", "--graph", "run-1.dot").out
+    assert "replayed as run-2: identical, steps 9 to 11" in audited
+    assert "identical, steps 9 to 11 · " in audited.partition("\nreplays\n")[2]
+    assert "identical (a part)" in (trained.home / "run-1.dot").read_text()
     assert "nothing to compare after step 12" in trained.ledger("replay", "run-1", "--from-step", "12", code=2).err
     assert "steps" in trained.ledger("checkpoints", "run-1").out
 
@@ -325,7 +372,8 @@ def test_a_replay_with_other_processes_says_what_not_to_expect(trained: Desk) ->
 
 @pytest.mark.slow
 def test_parts_within_one_world_are_exact_where_the_whole_run_cannot_be(trained: Desk) -> None:
-    trained.kill_at(10, "train", "recipe.toml", "steps=60", "--nproc", "2", run="run-1")
+    rarely = ("checkpoint.every=20", "evaluate.every=20")
+    trained.kill_at(50, "train", "recipe.toml", "steps=300", *rarely, "--nproc", "2", run="run-1")
     trained.ledger("resume", "run-1", "--nproc", "1")
     (shown,) = trained.ledger("show", "run-1", "--json").json
     assert [attempt["processes"] for attempt in shown["attempts"]] == [2, 1]

@@ -71,7 +71,7 @@ def test_killed_resumed_and_replayed_beside_both_it_is_shown_as_it_was(desk: Des
     assert await_equal(desk, "neptune", 2) == runs
 
     key = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": standin.url}
-    desk.run("wandb", "sync", ".ledger/scratch/wandb", **key)
+    desk.run("wandb", "sync", ".ledger/mirrors/wandb", **key)
     uploaded = {run.facts["displayName"]: run for run in standin.runs.values()}
     assert {run.exits[-1] for run in uploaded.values()} == {0}
     for name, run in uploaded.items():

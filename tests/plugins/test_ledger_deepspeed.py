@@ -16,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ledger_deepspeed
-from ledger.errors import CheckpointUnavailable, InvalidRecipe, PluginUnavailable, Unavailable, UsageError
+from ledger.errors import (
+    CheckpointUnavailable,
+    FencedAttempt,
+    InvalidRecipe,
+    PluginUnavailable,
+    StoreUnavailable,
+    Unavailable,
+    UsageError,
+)
 from ledger.events import World
 from ledger.hooks.ports import Launch
 from ledger_deepspeed import backend, launch, settings
@@ -135,9 +143,12 @@ def test_a_json_that_is_not_there_is_refused() -> None:
         settings.merged(recipe(engine={"options": {"config": "nowhere.json"}}))
 
 
-@pytest.mark.parametrize(("given", "key"), [({"zero": 4}, "zero"), ({"stage": 1}, "stage"), ({"config": 1}, "config")])
-def test_options_that_are_none_are_refused(given: dict[str, Any], key: str) -> None:
-    with pytest.raises(InvalidRecipe, match=rf"engine\.options\.{key}") as refused:
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"zero": 4}, "zero: "), ({"stage": 1}, "stage: there is no such option"), ({"config": 1}, "config: ")],
+)
+def test_options_that_are_none_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRecipe, match=rf"engine\.options\.{said}") as refused:
         settings.merged(recipe(engine={"options": given}))
     assert refused.value.mend == "options are zero, config"
 
@@ -156,8 +167,20 @@ def test_a_pipeline_whose_checkpoints_deepspeed_cannot_load_is_refused() -> None
 
 @pytest.mark.parametrize("dimension", ["shard", "tensor"])
 def test_dimensions_that_deepspeed_has_not_are_refused(dimension: str) -> None:
-    with pytest.raises(InvalidRecipe, match=rf"parallel\.{dimension} = 2"):
-        ledger_deepspeed.build_engine("deepspeed", recipe(parallel={dimension: 2}))
+    asked = recipe(parallel={dimension: 2})
+    for refuses in (ledger_deepspeed.check_engine, ledger_deepspeed.build_engine):
+        with pytest.raises(InvalidRecipe, match=rf"parallel\.{dimension} = 2"):
+            refuses("deepspeed", asked)
+
+
+def test_a_recipe_is_looked_at_without_torch_and_only_if_it_asks_for_deepspeed(tmp_path: Path) -> None:
+    ledger_deepspeed.check_engine("ddp", recipe(engine={"options": {"zero": 9}}))
+    with pytest.raises(InvalidRecipe, match=r"bf16\.enabled = True"):
+        ledger_deepspeed.check_engine("deepspeed", with_json(tmp_path, {"bf16": {"enabled": True}}))
+    asked = f"ledger_deepspeed.check_engine('deepspeed', {recipe()!r})"
+    look = f"import ledger_deepspeed, sys; {asked}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert not {"torch", "deepspeed"}.intersection(done.stdout.split())
 
 
 ALONE: dict[str, Any] = {"processes": 1, "data": 1}
@@ -340,6 +363,15 @@ class Bomb:
         return (os.system, (self.command,))
 
 
+def test_that_another_attempt_has_taken_over_is_no_mere_failure_to_record() -> None:
+    from ledger_deepspeed.recording import _warned
+
+    with pytest.warns(RuntimeWarning, match="not on record: metrics: away"), _warned("metrics"):
+        raise StoreUnavailable("away")
+    with pytest.raises(FencedAttempt, match="attempt 2 has taken over"), _warned("metrics"):
+        raise FencedAttempt("run-1", 1, 2)
+
+
 def test_a_file_with_code_in_it_is_refused_unrun(tmp_path: Path) -> None:
     backend.load()
     from ledger_deepspeed import checkpoint
@@ -355,6 +387,19 @@ def test_a_file_with_code_in_it_is_refused_unrun(tmp_path: Path) -> None:
     with path.open("rb") as file:  # it would have gone off
         torch.load(file, weights_only=False)
     assert sign.exists()
+
+
+@pytest.mark.slow
+def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    backend.load()
+    from ledger_deepspeed.engine import _converting
+
+    (tmp_path / "deepspeed").mkdir()
+    (tmp_path / "universal").mkdir()  # of a process that was killed before it could remove it
+    error = _converting(tmp_path, tmp_path / "universal")
+    assert isinstance(error, CheckpointUnavailable)
+    assert str(error).startswith("DeepSpeed cannot convert the checkpoint for another number of processes: ")
+    assert [found.name for found in tmp_path.iterdir()] == ["deepspeed"]
 
 
 def test_equal_states_give_equal_files_whatever_they_share(tmp_path: Path) -> None:

@@ -8,11 +8,15 @@ import os
 import re
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("deepspeed_worker.py")
@@ -166,6 +170,38 @@ def test_it_goes_on_with_more_and_with_fewer_processes(tmp_path: Path, layout: L
         for step in map(str, range(HALF + 1, WHOLE + 1)):
             assert resumed["metrics"][step]["loss"] == pytest.approx(straight["metrics"][step]["loss"], rel=bound)
     assert [path.name for path in (tmp_path / "straight").iterdir() if "universal" in path.name] == []
+
+
+@pytest.mark.slow
+def test_hosts_that_share_a_checkpoint_convert_it_once(tmp_path: Path) -> None:
+    """Two launchers, each with one process, as on two hosts with a common file system."""
+    saved = train(tmp_path / "saved", Layout(1, processes=1), steps=WHOLE, dropout=0.0, save=[HALF])
+    asked = Layout(1).asked | {"out": str(tmp_path), "load": str(tmp_path / "saved" / f"step-{HALF}")}
+    words = [str(WORKER), json.dumps(asked | {"steps": WHOLE, "dropout": 0.0, "same_world": False})]
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    with ExitStack() as stack:
+        hosts = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "torch.distributed.run", *meeting, f"--node-rank={rank}", *words],
+                    cwd=ROOT,
+                    env=os.environ | {"OMP_NUM_THREADS": "1"},
+                )
+            )
+            for rank in range(2)
+        ]
+        deadline, converting = time.monotonic() + PATIENCE_S, set()
+        while any(host.poll() is None for host in hosts) and time.monotonic() < deadline:
+            converting |= {path.name for path in (tmp_path / "saved").iterdir() if path.suffix == ".partial"}
+            time.sleep(0.01)
+        for host in hosts:
+            host.kill()
+    assert [host.returncode for host in hosts] == [0, 0]
+    assert len(converting) == 1
+    assert [path.name for path in (tmp_path / "saved").iterdir() if path.name != f"step-{HALF}"] == ["told.json"]
+    resumed = json.loads((tmp_path / "told.json").read_text())["metrics"]
+    for step in map(str, range(HALF + 1, WHOLE + 1)):
+        assert resumed[step]["loss"] == pytest.approx(saved["metrics"][step]["loss"], rel=1e-6)
 
 
 @pytest.mark.thorough

@@ -79,6 +79,31 @@ def test_a_script_that_fails_goes_on_from_its_checkpoint_bit_for_bit(desk: Desk)
 
 
 @pytest.mark.slow
+def test_a_script_whose_run_was_taken_over_stops(desk: Desk) -> None:
+    """It would train for minutes; another process resumes its run as soon as it has begun."""
+    script = (desk.home / "train.py").read_text()
+    step = "        engine.step()\n"
+    takes_over = """        if engine.global_steps == 3 and engine.global_rank == 0:
+            with ledger.open_ledger() as book:
+                state = book.run(run.id)
+                take(book, state, [TrainingResumed(attempt=2, step=None, checkpoint=None, uri=None,
+                                                   process=this_process())], 2)
+        time.sleep(0.02)
+"""
+    imports = "import time\nfrom ledger.book import this_process\nfrom ledger.events import TrainingResumed\n"
+    imports += "from ledger.record.take import take\n"
+    assert step in script
+    assert "range(engine.global_steps, 6)" in script
+    script = script.replace(step, step + takes_over).replace("range(engine.global_steps, 6)", "range(10_000)")
+    (desk.home / "train.py").write_text(imports + script)
+    done = desk.ledger(*RUN, "train.py", code=4)
+    assert "ledger: attempt 1 of run-" in done.err
+    assert "attempt 2 has taken over" in done.err
+    assert "FencedAttempt" in done.out + done.err  # the script's own traceback
+    assert max(desk.metrics("run-1")) < 1000
+
+
+@pytest.mark.slow
 def test_a_failure_to_record_warns_and_the_script_goes_on(desk: Desk) -> None:
     """The place of checkpoints is a file: nothing can be stored there."""
     (desk.home / "nowhere").write_text("a file")

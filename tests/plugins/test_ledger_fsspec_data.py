@@ -16,6 +16,7 @@ import pytest
 import ledger_fsspec
 from ledger import Hasher, ObjectStore, Settings
 from ledger.errors import DataUnavailable
+from ledger.hooks.listing import THREADS, File
 from ledger.hooks.manager import Plugins
 from ledger.settings import in_memory
 from ledger.testing.data_sources import BaseDataSourceTests
@@ -173,7 +174,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     whole = files.Files.read
 
-    def read(self: files.Files, file: files.File, start: int, end: int) -> bytes:
+    def read(self: files.Files, file: File, start: int, end: int) -> bytes:
         seen.append(file.name)
         return whole(self, file, start, end)
 
@@ -230,14 +231,14 @@ def test_the_same_bytes_written_again_are_still_what_was_pinned(
 def test_what_was_written_again_is_read_a_few_pieces_at_a_time(
     source: FsspecSource, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "PIECE", 1000)
+    monkeypatch.setattr(files.Files, "piece", 1000)
     large = tmp_path / "tree"
     large.mkdir()
     for number in range(8):
         (large / str(number)).write_bytes(bytes([number]) * 10_000)
     commit = source.pin(upload(large, s3_url))
-    monkeypatch.setattr(files.File, "same", lambda *_: False)
-    read, free, in_time = files.Files.read, threading.Semaphore(files.THREADS), []
+    monkeypatch.setattr(File, "same", lambda *_: False)
+    read, free, in_time = files.Files.read, threading.Semaphore(THREADS), []
 
     def counted(self: files.Files, *asked: Any) -> bytes:
         in_time.append(free.acquire(blocking=False))
@@ -355,7 +356,7 @@ def test_a_bad_network_costs_time_and_nothing_else(
 ) -> None:
     large = tmp_path / "tree"
     large.mkdir()
-    content = random.Random(7).randbytes(2 * files.PIECE + 1000)
+    content = random.Random(7).randbytes(2 * files.Files.piece + 1000)
     (large / "large").write_bytes(content)
     for number in range(8):
         (large / f"part-{number}").write_bytes(bytes([number]))
@@ -493,7 +494,7 @@ def web(request: pytest.FixtureRequest) -> Iterator[Web]:
 
 
 def test_a_file_on_the_web(source: FsspecSource, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PIECE", 1000)
+    monkeypatch.setattr(files.Files, "piece", 1000)
     web.content = random.Random(1).randbytes(3500)
     commit = source.pin(web.url)
     assert (commit.files, commit.bytes) == (1, 3500)

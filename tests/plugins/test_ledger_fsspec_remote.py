@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -61,6 +65,7 @@ def test_a_bad_network_costs_time_and_nothing_else(service: Service, fault: Faul
     out.mkdir()
     for number in range(4):
         (out / f"part-{number}").write_bytes(random.Random(number).randbytes(200_000))
+    drawn = random.getstate()
     with BadNetwork(service.port, fault, nth) as network, service.folder(network.port) as url:
         store = open_store(url, tmp_path)
         first = store.write(out, "run-1/step-1")
@@ -74,7 +79,23 @@ def test_a_bad_network_costs_time_and_nothing_else(service: Service, fault: Faul
         assert list(store.list("")) == []
         assert list(store.sweep(dry=False)) == []
     assert network.hit > 3
+    assert random.getstate() == drawn, "what a training draws next must not depend on the network"
     assert (tmp_path / "back/part-0").read_bytes() == random.Random(0).randbytes(200_000)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a", "gs://bucket/a", "az://bucket/a"])
+def test_a_library_that_comes_with_the_first_checkpoint_draws_no_number_of_the_training(url: str) -> None:
+    code = f"""
+        import random, sys
+        state = random.getstate()
+        from ledger_fsspec.services import connect
+        connect({url!r}, "")
+        assert random.getstate() == state
+        assert sys.modules["random"] is random
+    """
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}
+    environ = os.environ | keys | {"AZURE_STORAGE_ACCOUNT_NAME": "a", "AZURE_STORAGE_ACCOUNT_KEY": "YQ=="}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environ, check=True, timeout=120)
 
 
 def _write_at_once(start: threading.Barrier, url: str, home: Path, number: int, key: str) -> Stored | None:

@@ -160,7 +160,7 @@ def test_the_directory_is_that_of_the_settings_from_where_ledger_toml_lies(tmp_p
     [mirror] = open_mirrors(find_settings(start=tmp_path / "deep", environ={}))
     assert mirror.target == str(tmp_path.parent / "shown")
     [usual] = open_mirrors(in_memory(tmp_path / "scratch"))
-    assert usual.target == str(tmp_path / "scratch" / "jsonl")
+    assert usual.target == str(tmp_path / "scratch" / "mirrors" / "jsonl")
 
 
 @pytest.mark.parametrize("table", ['dir = "x"', "directory = 7", 'directory = ""'])

@@ -213,7 +213,7 @@ def test_a_name_that_no_file_can_have_is_told(source: LakefsSource, repo: Repo) 
 def test_a_large_object_is_read_in_pieces(
     source: LakefsSource, repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ledger_lakefs.lake.PIECE", 30_000)
+    monkeypatch.setattr("ledger_lakefs.commit.CommitListing.piece", 30_000)
     whole = os.urandom(100_001)
     repo.upload("big.bin", whole)
     repo.commit()

@@ -21,10 +21,11 @@ from ledger.hooks.pages import page_of
 from ledger.mirror import asking
 from ledger.testing.builders import logged, resumed, run_started, stream
 from ledger.testing.mirrors import BaseMirrorTests, expected_page
-from ledger_mlflow import rules
-from ledger_mlflow.entries import _parts
-from ledger_mlflow.mirror import POSITION, RUN_ID, MlflowMirror
+from ledger_mlflow import rules, runs
+from ledger_mlflow.entries import Entries, _parts
+from ledger_mlflow.mirror import MlflowMirror
 from ledger_mlflow.place import Place, find_place
+from ledger_mlflow.runs import PARENT, POSITION, RUN_ID
 from tests.servers import BadNetwork, Mlflow, free_port
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ledger.hooks.ports import Mirror
 
 PASSWORD = "open-sesame"
+ENDED = "attempt/1/ended"
 ALL_METHODS = ("GET", "POST", "PATCH")
 
 
@@ -117,6 +119,10 @@ def wrong(place: Place, events: Sequence[Recorded]) -> list[Any]:
         return differences(expected_page(mirror, events), shown)
 
 
+def shown_otherwise(place: Place, events: Sequence[Recorded]) -> dict[str, str]:
+    return {each.what: each.shown for each in wrong(place, events)}
+
+
 # --- how a run looks ---------------------------------------------------------------------------------------------
 
 
@@ -137,7 +143,7 @@ def test_status_and_times_are_those_of_the_log(place: Place, tracker: Tracker, e
     info = tracker.run(run).info
     assert (info.run_name, info.status) == ("run-7", status)
     assert info.start_time == round(1000 * float(page_of(events[0]).fields["run/started"]))
-    assert info.end_time == round(1000 * float(page_of(events[1]).fields["attempt/1/ended"]))
+    assert info.end_time == round(1000 * float(page_of(events[1]).fields[ENDED]))
 
 
 def test_a_resumed_run_is_running_again(place: Place, tracker: Tracker) -> None:
@@ -145,6 +151,17 @@ def test_a_resumed_run_is_running_again(place: Place, tracker: Tracker) -> None:
     events = stream([run_started(), RunInterrupted(signal="SIGTERM", step=1), resumed(2, 1)], run_id=run)
     deliver(place, events[:2], events[2:])
     assert tracker.run(run).info.status == "RUNNING"
+
+
+def test_the_end_of_an_attempt_stays_however_the_events_come(place: Place, tracker: Tracker) -> None:
+    facts = [run_started(), RunInterrupted(signal="SIGTERM", step=1), resumed(2, 1)]
+    for cut in (1, 2, 3):
+        run = new_id()
+        events = stream(facts, run_id=run)
+        deliver(place, events[:cut], events[cut:])
+        info = tracker.run(run).info
+        assert (info.status, info.end_time) == ("RUNNING", rules.milliseconds(page_of(events[1]).fields[ENDED]))
+        assert wrong(place, events) == []
 
 
 @pytest.mark.parametrize("original_first", [True, False])
@@ -155,21 +172,44 @@ def test_a_replay_lies_under_its_original(place: Place, tracker: Tracker, origin
         stream([run_started(kind="replay", replay_of=original)], run_id=replay),
     ]
     deliver(place, *(batches if original_first else reversed(batches)))
-    assert tracker.run(replay).data.tags["mlflow.parentRunId"] == tracker.run(original).info.run_id
+    assert tracker.run(replay).data.tags[PARENT] == tracker.run(original).info.run_id
 
 
-def data(role: str) -> DataCommitted:
+def test_all_replays_that_came_first_lie_under_their_original(
+    place: Place, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_PAGE", 2)
+    original, replays = new_id(), [new_id() for _ in range(5)]
+    deliver(place, *(stream([run_started(kind="replay", replay_of=original)], run_id=each) for each in replays))
+    deliver(place, stream([run_started()], run_id=original))
+    assert {tracker.run(each).data.tags[PARENT] for each in replays} == {tracker.run(original).info.run_id}
+
+
+def test_a_replay_that_is_made_while_its_original_is_lies_under_it(place: Place, tracker: Tracker) -> None:
+    """Neither was there when the other one looked for it the first time."""
+    original, replay = new_id(), new_id()
+    ours = runs.Runs(place)
+    made = ours.found_or_made(replay, stream([run_started(kind="replay", replay_of=original)], run_id=replay)[0])
+    first = ours.found_or_made(original, stream([run_started()], run_id=original)[0])
+    ours.join_replays(made)
+    assert tracker.run(replay).data.tags[PARENT] == first.info.run_id
+
+
+def data(role: str, *, name: str = "corpus", digest: str = "6b" * 32) -> DataCommitted:
     return DataCommitted(
-        name="corpus", role=role, uri="file:corpus", commit="c0ffee", path="corpus", digest="6b" * 32, files=3,
-        bytes=7, provider="local", provider_version="1",
+        name=name, role=role, uri="file:corpus", commit="c0ffee", path="corpus", digest=digest, files=3, bytes=7,
+        provider="local", provider_version="1",
     )  # fmt: skip
 
 
-def test_inputs_that_the_server_refuses_hold_nothing_up(place: Place) -> None:
-    events = stream([run_started(), data("r" * 600)], run_id=new_id())
-    with pytest.warns(RuntimeWarning, match="does not take the run's data"):
+def test_inputs_that_the_server_refuses_are_kept_as_text(place: Place, tracker: Tracker) -> None:
+    run = new_id()
+    events = stream([run_started(), data("r" * 600), data("test", name="other")], run_id=run)
+    with pytest.warns(RuntimeWarning, match="MLflow refuses the input corpus, a tag keeps it"):
         deliver(place, events)
+    assert [each.dataset.name for each in tracker.run(run).inputs.dataset_inputs] == ["other"]
     assert wrong(place, events) == []
+    assert ("input corpus", rules.KEPT) in noted(place, run)
 
 
 def test_data_are_inputs_of_the_run(place: Place, tracker: Tracker) -> None:
@@ -186,6 +226,52 @@ def test_mlflows_own_places_are_filled(place: Place, tracker: Tracker) -> None:
     run = new_id()
     deliver(place, stream([run_started(user="ada")], run_id=run))
     assert tracker.run(run).data.tags["mlflow.user"] == "ada"
+
+
+def test_what_stands_otherwise_in_mlflows_own_places_is_told(place: Place, tracker: Tracker) -> None:
+    run = new_id()
+    events = stream([run_started(name="run-7", user="ada"), data("train"), RunCompleted(step=1)], run_id=run)
+    deliver(place, events)
+    assert wrong(place, events) == []
+    found = tracker.run(run)
+    tracker.client.update_run(found.info.run_id, name="mine")
+    tracker.client.set_terminated(found.info.run_id, "FINISHED", found.info.end_time + 1)
+    tracker.client.set_tag(found.info.run_id, "mlflow.user", "bob")
+    tracker.client.set_tag(found.info.run_id, "run/started", "yesterday")
+    tracker.client.set_tag(found.info.run_id, "run/id", "another")
+    told = shown_otherwise(place, events)
+    assert told.keys() == {"run/name", "run/user", "run/started", "run/id", ENDED}
+    assert told["run/name"] == repr("mine in MLflow's own place, run-7 in the tag")
+    assert told["run/user"] == repr("bob in MLflow's own place, ada in the tag")
+    assert str((found.info.end_time + 1) / 1000) in told[ENDED]
+    assert "yesterday in the tag" in told["run/started"]
+
+
+@pytest.mark.parametrize("name", ["corpus", "corpus@2"])
+def test_inputs_that_are_not_those_of_the_log_are_told(place: Place, tracker: Tracker, name: str) -> None:
+    run = new_id()
+    events = stream([run_started(), data("train", name=name)], run_id=run)
+    with pytest.MonkeyPatch.context() as patch:  # MLflow lets nobody take an input away
+        patch.setattr(Entries, "datasets", lambda *_: None)
+        deliver(place, events)
+    entries = Entries(runs.Runs(place).server, tracker.run(run).info.run_id)
+    key = rules.name(f"data/{name}/digest")
+    assert "nothing in MLflow's own place" in shown_otherwise(place, events)[key]
+    entries.datasets([data("train", name=name, digest="7c" * 32)])
+    assert "7c" * 18 in shown_otherwise(place, events)[key]
+    entries.datasets([data("train", name=name)])
+    assert shown_otherwise(place, events) == {}
+    entries.datasets([data("test", name="more")])
+    assert shown_otherwise(place, events) == {"data/more/digest": repr("6b" * 18)}
+
+
+def test_a_replay_that_somebody_moved_is_told(place: Place, tracker: Tracker) -> None:
+    original, replay = new_id(), new_id()
+    events = stream([run_started(kind="replay", replay_of=original)], run_id=replay)
+    deliver(place, stream([run_started()], run_id=original), events)
+    assert wrong(place, events) == []
+    tracker.client.delete_tag(tracker.run(replay).info.run_id, PARENT)
+    assert "nothing in MLflow's own place" in shown_otherwise(place, events)["run/replay of"]
 
 
 # --- what MLflow cannot hold -------------------------------------------------------------------------------------
@@ -276,11 +362,11 @@ def test_requests_hold_what_one_can_carry(sizes: list[int], most: int) -> None:
 # --- what can go wrong -------------------------------------------------------------------------------------------
 
 
-def told(place: Place, kind: type[Exception] = Unavailable) -> str:
+def told(place: Place, kind: type[Exception] = Unavailable, run: str = "") -> str:
     """What a delivery says that cannot be made, with the mend; it is told soon."""
     began = time.monotonic()
     with pytest.raises(kind) as caught:
-        deliver(place, stream([run_started()], run_id=new_id()))
+        deliver(place, stream([run_started()], run_id=run or new_id()))
     assert time.monotonic() - began < 20
     assert caught.value.mend
     return f"{caught.value} – {caught.value.mend}"
@@ -344,8 +430,18 @@ def test_two_runs_with_the_tag_are_a_conflict(place: Place, tracker: Tracker) ->
     events = stream([run_started()], run_id=run)
     deliver(place, events)
     tracker.client.create_run(tracker.experiment(), tags={RUN_ID: run, POSITION: "-1"})
-    with pytest.raises(Conflict, match="that Ledger has not made"):
+    with pytest.raises(Conflict, match="has copies of the run"):
         deliver(place, events)
+
+
+def test_a_strangers_run_is_named_and_is_nobodys_original(place: Place, tracker: Tracker) -> None:
+    original, replay = new_id(), new_id()
+    stranger = tracker.client.create_run(tracker.experiment(), tags={RUN_ID: original}).info.run_id
+    events = stream([run_started(kind="replay", replay_of=original)], run_id=replay)
+    deliver(place, events)
+    assert wrong(place, events) == []
+    assert PARENT not in tracker.run(replay).data.tags
+    assert stranger in told(place, Conflict, run=original)
 
 
 def test_a_run_that_was_deleted_is_told_and_made_anew_from_its_beginning(place: Place, tracker: Tracker) -> None:
@@ -360,6 +456,16 @@ def test_a_run_that_was_deleted_is_told_and_made_anew_from_its_beginning(place: 
             assert "mlflow runs restore --run-id" in (caught.value.mend or "")
     with pytest.raises(Conflict, match="was deleted in MLflow"):
         deliver(place, events[2:])
+    deliver(place, events)
+    assert wrong(place, events) == []
+
+
+def test_a_server_that_was_put_back_from_a_copy_gets_what_it_lacks_from_the_beginning(place: Place) -> None:
+    events = stream([run_started(), *(logged({n: {"loss": 0.5}}) for n in range(3))], run_id=new_id())
+    deliver(place, events[:2])
+    with pytest.raises(Conflict, match="up to event 1 only") as caught:
+        deliver(place, events[3:])
+    assert "--again" in (caught.value.mend or "")
     deliver(place, events)
     assert wrong(place, events) == []
 

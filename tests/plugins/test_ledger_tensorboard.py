@@ -156,6 +156,16 @@ def test_a_directory_that_was_removed_is_made_anew_from_the_beginning(directory:
     assert wrong(directory, events) == []
 
 
+def test_a_directory_that_was_put_back_from_a_copy_gets_what_it_lacks_from_the_beginning(directory: Path) -> None:
+    events = stream(TWICE, run_id=new_id())
+    deliver(directory, events[:3])
+    with pytest.raises(Conflict, match="up to event 2 only") as caught:
+        deliver(directory, events[4:])
+    assert "--again" in (caught.value.mend or "")
+    deliver(directory, events)
+    assert wrong(directory, events) == []
+
+
 def test_the_package_is_not_installed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
@@ -238,7 +248,7 @@ def test_the_directory_is_a_setting(tmp_path: Path) -> None:
         (mirror,) = open_mirrors(find_settings(start=tmp_path, environ={}))
         return mirror.target
 
-    assert target("") == str(tmp_path / ".ledger/scratch/tensorboard")
+    assert target("") == str(tmp_path / ".ledger/mirrors/tensorboard")
     assert target('directory = "boards"') == str(tmp_path / "boards")
     assert target('directory = "../boards"') == str(tmp_path.parent / "boards")
     for table in ('dir = "x"', "directory = 7"):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 import psutil
@@ -288,6 +289,16 @@ def test_settings_that_are_not_understood(tmp_path: Path, table: dict[str, objec
     assert "geheim" not in f"{error.value} {error.value.mend}"
 
 
+def test_of_a_traceback_only_what_was_raised_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "geheim")
+    try:
+        raise ValueError("the key geheim\nis refused")
+    except ValueError:
+        said = f"wandb: one moment\n{traceback.format_exc()}"
+    assert client._last_words("wandb: one\nmoment\n") == "wandb: one moment"
+    assert client._last_words(said) == "ValueError: the key $WANDB_API_KEY is refused"
+
+
 def test_settings_say_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     (offline,) = open_mirrors(_settings(tmp_path, {"directory": "files"}))
@@ -310,7 +321,13 @@ def test_without_a_setting_the_server_is_that_of_wandbs_own_variable(
 
 def _settings(base: Path, table: dict[str, object]) -> Settings:
     return Settings(
-        url="memory:", objects="", checkpoints="", scratch=base / "scratch", base=base, plugin_settings={"wandb": table}
+        url="memory:",
+        objects="",
+        checkpoints="",
+        scratch=base / "scratch",
+        home=base,
+        base=base,
+        plugin_settings={"wandb": table},
     )
 
 

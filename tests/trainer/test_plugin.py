@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import ledger_trainer.plugin
-from ledger.errors import PluginUnavailable
+from ledger.errors import PluginUnavailable, UsageError
 from ledger.events import World
 from ledger.hooks.manager import Plugins
 from ledger.hooks.ports import Launch, Trainer
@@ -51,6 +51,16 @@ def test_one_process_that_may_be_restarted_needs_torchrun_and_a_store_of_its_own
 @pytest.mark.parametrize(("command", "processes"), [(TRAINER, 1), (("python", "train.py"), 2)])
 def test_anything_else_is_launched_as_it_is(command: tuple[str, ...], processes: int) -> None:
     assert launch(command, World(processes=processes)) == list(command)
+
+
+@pytest.mark.parametrize("told", [{"RANK": "1"}, {"WORLD_SIZE": "4", "RANK": "0"}, {"RANK": ""}])
+def test_one_process_does_not_train_as_one_of_several(told: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="one of several") as refused:
+        launch(TRAINER, World(), **told)
+    assert "unset RANK WORLD_SIZE" in str(refused.value.mend)
+    assert launch(TRAINER, World(), RANK="0", WORLD_SIZE="1") == list(TRAINER)
+    assert launch(("python", "train.py"), World(), **told) == ["python", "train.py"]  # a script knows what it does
+    assert "--nproc-per-node=2" in launch(TRAINER, World(processes=2, launcher="torchrun"), **told)
 
 
 def test_its_engines_are_offered_by_name() -> None:

@@ -9,6 +9,7 @@ import importlib.util
 import runpy
 from typing import TYPE_CHECKING, Any
 
+from ledger.errors import UsageError
 from ledger.hooks.specs import hookimpl
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def launch_command(plan: Launch, world: World) -> Sequence[str] | None:
     if rest[:2] != ["-m", "ledger_trainer"] or world.launcher not in ("", "torchrun"):
         return None
     if not world.launcher and world.processes == 1:
+        _must_be_alone(plan.environ)
         return None
     each = world.processes // world.nodes
     variables = []
@@ -69,6 +71,17 @@ def launch_command(plan: Launch, world: World) -> Sequence[str] | None:
     elif not any(word.startswith(("--rdzv-", "--master-")) for word in world.options):
         torchrun.append("--standalone")
     return [*torchrun, *world.options, *rest]
+
+
+def _must_be_alone(environ: Mapping[str, str]) -> None:
+    """Raise ``UsageError`` where variables of a launcher, or of a cluster, speak of several processes."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1"}
+    told = [f"{name}={environ[name]}" for name in alone if name in environ]
+    if any(environ.get(name, value) != value for name, value in alone.items()):
+        raise UsageError(
+            f"this training has one process, and {' '.join(told)} tell it that it is one of several",
+            mend="`--nproc N` trains with N, and starts them itself; for one: unset RANK WORLD_SIZE",
+        )
 
 
 @hookimpl

@@ -26,9 +26,9 @@ class Console:
     """Both output streams of one command, in order of arrival, kept in the file ``spool``.
 
     Sequence of calls: ``open`` before the command starts; ``pump`` once it has what that returned;
-    ``drain`` when it has ended; ``store``. The copy is masked line by line, what is shown is not: it is the
-    user's own terminal. A terminal that has gone away, or a spool that cannot be written, never stops the
-    command; ``failure`` tells of the latter.
+    ``drain`` when it has ended; ``store``. After ``hush`` nothing is shown any more. The copy is masked
+    line by line, what is shown is not: it is the user's own terminal. A terminal that has gone away, or a
+    spool that cannot be written, never stops the command; ``failure`` tells of the latter.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Console:
         self._pipes = self._ours = (-1, -1)
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._hushed = threading.Event()
         self.failure: OSError | None = None
         """Why the kept copy is not whole."""
 
@@ -61,6 +62,10 @@ class Console:
         # Begun only now, so that the command is not forked from a process with one thread more.
         self._thread = threading.Thread(target=self._pump, args=(self._pipes,), name="ledger-console", daemon=True)
         self._thread.start()
+
+    def hush(self) -> None:
+        """Show nothing of what comes from now on, and keep it all the same."""
+        self._hushed.set()
 
     def drain(self, timeout_s: float = 1.0) -> None:
         """Wait until all that the command wrote is kept.
@@ -94,7 +99,7 @@ class Console:
     def _pump(self, pipes: tuple[int, int]) -> None:
         with _Spool(self._path) as spool, selectors.DefaultSelector() as selector:
             channels = [
-                _Channel(pipe, shown, self._redactor.stream(), spool)
+                _Channel(pipe, shown, self._redactor.stream(), spool, self._hushed)
                 for pipe, shown in zip(pipes, self._shown, strict=True)
             ]
             try:
@@ -145,8 +150,11 @@ class _Spool:
 class _Channel:
     """One stream on its way from the command's pipe to the terminal and to the spool."""
 
-    def __init__(self, pipe: int, shown: IO[bytes] | None, masked: MaskedStream, spool: _Spool) -> None:
+    def __init__(
+        self, pipe: int, shown: IO[bytes] | None, masked: MaskedStream, spool: _Spool, hushed: threading.Event
+    ) -> None:
         self.pipe = pipe
+        self._hushed = hushed
         self._shown = shown
         self._masked = masked
         self._spool = spool
@@ -172,7 +180,7 @@ class _Channel:
         os.close(self.pipe)
 
     def _show(self, chunk: bytes) -> None:
-        if self._shown is not None:
+        if self._shown is not None and not self._hushed.is_set():
             try:
                 self._shown.write(chunk)
                 self._shown.flush()

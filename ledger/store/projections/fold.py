@@ -129,6 +129,7 @@ def _begun(stream: str, fact: Told, event: RunStarted, after: int) -> Changes:
         project=event.project,
         user=event.user,
         replay_of=event.replay_of,
+        segment=event.segment,
         tags=tags,
     )
     return Changes(summary, began=True, tags=list(tags))

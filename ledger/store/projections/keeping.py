@@ -66,6 +66,7 @@ def _kept(connection: Connection, stream: str) -> RunSummary | None:
     if row is None:
         return None
     columns = dict(row._mapping)
+    columns["segment"] = row.segment and tuple(orjson.loads(row.segment))
     columns["tags"] = tuple(orjson.loads(row.tags))
     columns["resumed"] = {int(attempt): step for attempt, step in orjson.loads(row.resumed).items()}
     return RunSummary(**columns)

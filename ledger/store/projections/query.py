@@ -141,8 +141,8 @@ class Unended(NamedTuple):
     stream: str
     host: str
     pid: int
-    started: float
-    """Of the process, as the operating system tells it."""
+    started: str
+    """As ``ledger.events.Process`` has it."""
     lease: float | None
     """Seconds that its writer's lease has left; None without one."""
 

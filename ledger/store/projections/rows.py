@@ -53,6 +53,7 @@ def numbers(measured: Measured) -> dict[str, float | None]:
 
 def _summary(summary: RunSummary) -> Row:
     row = {column.name: getattr(summary, column.name) for column in SUMMARY.c}
+    row["segment"] = summary.segment and orjson.dumps(summary.segment).decode()
     row["tags"] = orjson.dumps(summary.tags).decode()
     row["resumed"] = orjson.dumps(summary.resumed, option=orjson.OPT_NON_STR_KEYS).decode()
     return row

@@ -153,6 +153,7 @@ def _listing(asking: Asking) -> Select[Any]:
 def _listed(row: Row[Any], asked: int) -> RunSummary:
     width = len(_LISTED)
     summary = RunSummary(*row[:width])
+    summary.segment = summary.segment and tuple(orjson.loads(summary.segment))  # type: ignore[arg-type]
     summary.tags = tuple(orjson.loads(summary.tags)) if summary.tags != "[]" else ()  # type: ignore[arg-type,comparison-overlap]
     if summary.headline is not None:
         summary.metrics = {summary.headline: math.nan if row[width] is None else row[width]}

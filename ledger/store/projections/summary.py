@@ -26,7 +26,7 @@ class RunSummary:
     host: str
     """Of the latest attempt, as are ``pid`` and ``process_started``."""
     pid: int
-    process_started: float
+    process_started: str
     status: Status = "running"
     ended_at: str | None = None
     ended_step: float | None = None
@@ -38,6 +38,8 @@ class RunSummary:
     user: str | None = None
     replay_of: str | None = None
     """UUID of the original."""
+    segment: tuple[float | None, float | None] | None = None
+    """Of a replay of a part, as ``RunStarted`` has it."""
     verdict: str | None = None
     """Of the latest replay."""
     tags: tuple[str, ...] = ()

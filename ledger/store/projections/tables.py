@@ -35,7 +35,7 @@ SUMMARY: Final = Table(
     _column("started_at"),
     _column("host"),
     _column("pid", _BIG),
-    _column("process_started", Float),
+    _column("process_started"),
     _column("status"),
     _column("ended_at", null=True),
     _column("ended_step", Float, null=True),
@@ -44,6 +44,7 @@ SUMMARY: Final = Table(
     _column("project", null=True),
     _column("user", null=True),
     _column("replay_of", null=True),
+    _column("segment", null=True),
     _column("verdict", null=True),
     _column("tags"),
     _column("headline", null=True),
@@ -52,7 +53,7 @@ SUMMARY: Final = Table(
     Index("ix_run_summary_opened", "opened"),
     Index("ix_run_summary_status", "status"),
 )
-"""``tags`` and ``resumed`` are JSON; ``started_at`` and ``ended_at`` the ``recorded_at`` of their events."""
+"""``segment``, ``tags``, ``resumed`` are JSON; ``started_at`` and ``ended_at`` the ``recorded_at`` of their events."""
 
 TAG: Final = Table("run_tag", METADATA, _key("stream"), _key("tag"))
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -109,8 +110,14 @@ class TorchEngine:
         rank, done = self._rank, self.done
 
         def write() -> None:
-            files.write(directory / "model", rank, model)
-            files.write(directory / "optimizer", rank, optimizer)
+            # In two threads, for what takes the time is the memory that the system has to find for new files.
+            with ThreadPoolExecutor(2) as pool:
+                written = [
+                    pool.submit(files.write, directory / "model", rank, model),
+                    pool.submit(files.write, directory / "optimizer", rank, optimizer),
+                ]
+            for each in written:
+                each.result()
             if rank == 0:
                 (directory / "engine.json").write_text(json.dumps({"steps": done}) + "\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,7 +33,7 @@ class Staging:
                 waits |= part.tensor.is_cuda
         if waits:
             torch.cuda.current_stream().synchronize()
-        return {name: replace(part, tensor=self._buffers[name]) for name, part in parts.items()}
+        return {name: part._replace(tensor=self._buffers[name]) for name, part in parts.items()}
 
     def forget(self) -> None:
         """The state has changed without a step."""
