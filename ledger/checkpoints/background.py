@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 BACKOFF_S: Final = (1.0, 3.0, 10.0)
 """Pauses before another try to store a checkpoint whose store is out of reach."""
+NOT_STORED: Final = "checkpoint not stored"
+"""Tag of the note about one."""
 _LOOK_S: Final = 0.02
 _WORTH_SAYING_S: Final = 1.0
 """A wait as short as this is only counted."""
@@ -222,7 +224,8 @@ class BackgroundKeeper:
 
     def _work(self, task: _Task, write: Callable[[], None]) -> None:
         began = time.monotonic()
-        failure = self._failure(write, f"the {task.name} was not {'stored' if task.due else 'taken'}")
+        told = f"the {task.name} was not {'stored' if task.due else 'taken'}"
+        failure = self._failure(write, told, *([NOT_STORED] if task.due else []))
         if task.due:
             self.failure = failure or self._store(task)
             if not (self.failure and task.last):
@@ -236,14 +239,14 @@ class BackgroundKeeper:
                 self._keeper.store, task.directory, [one], step=task.step, metrics=task.metrics, holds=task.holds
             )
             tried = partial(self._tried, store, f"storing the checkpoint {one.name}")
-            failed = self._failure(tried, f"the checkpoint {one.name} was not stored")
+            failed = self._failure(tried, f"the checkpoint {one.name} was not stored", NOT_STORED)
             self.costs.written += failed is None
             failure = failure or failed
         tidied = partial(self._tried, self._keeper.tidy, "deleting superseded checkpoints")
         self._failure(tidied, "superseded checkpoints were not deleted")
         return failure
 
-    def _failure(self, action: Callable[[], None], what: str) -> Exception | None:
+    def _failure(self, action: Callable[[], None], what: str, *tags: str) -> Exception | None:
         """Carry out ``action``; what it fails with is told as ``what``, and may end nothing but a last checkpoint."""
         try:
             action()
@@ -253,7 +256,8 @@ class BackgroundKeeper:
         except Exception as error:  # noqa: BLE001 - see above
             if not isinstance(error, LedgerError | OSError):
                 traceback.print_exception(error)
-            self._warn(f"{what}: {_told(error)}")
+            self._say(f"warning: {what}: {_told(error)}")
+            self._note(f"warning: {what}: {_told(error)}", *tags)
             return error
         return None
 
@@ -271,15 +275,11 @@ class BackgroundKeeper:
 
     # --- what is said -----------------------------------------------------------------------------------------
 
-    def _warn(self, text: str) -> None:
-        self._say(f"warning: {text}")
-        self._note(f"warning: {text}")
-
-    def _note(self, text: str) -> None:
+    def _note(self, text: str, *tags: str) -> None:
         if not self._leads:
             return
         try:
-            self._run.annotate(text, ["checkpoint"])
+            self._run.annotate(text, ["checkpoint", *tags])
         except LedgerError as error:
             self._say(f"that is not in the log: {_told(error)}")
 

@@ -39,6 +39,8 @@ from ledger.replay.witnesses import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ledger.codec import Recorded
     from ledger.events import Verdict
     from ledger.read.state import End, RunState
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 NOTHING: Final = "nothing"
 """What is expected of a surplus value, and what is found of a missing one."""
+_EXIT_STATUS: Final = "exit status"
 
 
 def same_bits(a: float, b: float) -> bool:
@@ -72,6 +75,8 @@ class Judgement:
     verdict: Verdict
     checks: tuple[Check, ...]
     first_divergence: Divergence | None
+    only_lacks_checkpoints: bool = False
+    """Whether it diverged in nothing but checkpoints that the replay does not have, and how it ended for that."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,16 @@ class Comparison:
                 checks += self._artifacts(replayed)
         checks[1:1] = [self._check(key, tally) for key, tally in self._tallies.items() if self._counts(key, tally)]
         checks += self._beginning()
-        return Judgement(self._verdict(), tuple(checks), self.first)
+        return Judgement(self._verdict(), tuple(checks), self.first, self._only_lacks_checkpoints(checks))
+
+    def _only_lacks_checkpoints(self, checks: Iterable[Check]) -> bool:
+        absent = {_EXIT_STATUS}
+        for key, tally in self._tallies.items():
+            failure = tally.first_failure
+            if key.kind == "checkpoint" and failure and failure.actual == NOTHING and not tally.unequal:
+                absent.add(key.what())
+        failed = {check.name for check in checks if not check.passed}
+        return self.first is not None and {self.first.what, *failed} <= absent
 
     # --- series ---------------------------------------------------------------------------------------------
 
@@ -298,13 +312,13 @@ class Comparison:
         crashed = isinstance(replayed.ended, RunFailed) and not self.exhausted
         if stopped or (self._witnesses.endless and not crashed):
             why = self._why_stopped()
-            return Check(name="exit status", expected=expected, actual=f"{actual}; not compared: {why}", passed=True)
+            return Check(name=_EXIT_STATUS, expected=expected, actual=f"{actual}; not compared: {why}", passed=True)
         passed = expected == actual
         if not passed:
             step = self._reached if math.isfinite(self._reached) else None
-            told = Divergence(what="exit status", step=step, expected=expected, actual=_cause(replayed.ended))
+            told = Divergence(what=_EXIT_STATUS, step=step, expected=expected, actual=_cause(replayed.ended))
             self._note((self._reached, True, -1, ""), told)
-        return Check(name="exit status", expected=expected, actual=_cause(replayed.ended), passed=passed)
+        return Check(name=_EXIT_STATUS, expected=expected, actual=_cause(replayed.ended), passed=passed)
 
     def _why_stopped(self) -> str:
         if self._part.until is not None:

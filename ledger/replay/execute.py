@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from ledger.checkpoints.background import NOT_STORED
 from ledger.codec import new_id
 from ledger.errors import (
+    CheckpointUnavailable,
     CommandFailed,
     DataUnavailable,
     DigestMismatch,
@@ -307,6 +309,11 @@ def _judge(book: Book, original: RunState, planned: Plan, outcome: Outcome, comp
         )
     replayed = book.run(outcome.run_id)
     judgement = comparison.finish(replayed, stopped=outcome.stopped)
+    if judgement.only_lacks_checkpoints and any(NOT_STORED in note.tags for note in replayed.notes):
+        raise CheckpointUnavailable(
+            f"the replay {outcome.name} differs in nothing but checkpoints that it could not store: no verdict",
+            mend=f"`ledger show {outcome.name}` tells why; mend that, and replay {original.name} again",
+        )
     if not outcome.stopped and planned.part.whole:
         judgement = _with_checks(judgement, _without_secrets(book.plugins.compare_runs(original, replayed)))
     compared = ReplayCompared(

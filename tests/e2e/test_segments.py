@@ -45,6 +45,23 @@ GOES_ON = """
 """
 
 
+STORES_BEHIND = """
+    import pathlib, time, ledger
+    hold = pathlib.Path({hold!r})
+    with ledger.current_run() as run:
+        keeper = ledger.Keeper(run, ledger.Policy(every=4))
+        def save(directory):
+            return lambda: (directory / "state").write_text("kept")
+        with ledger.BackgroundKeeper(run, keeper, backoff=()) as background:
+            for step in range(1, 5):
+                run.log({{"loss": 1 / step}}, step=step)
+                while hold.exists():
+                    time.sleep(0.01)
+                if due := keeper.due(step, {{}}, last=step == 4):
+                    background.keep(save, due, step=step, metrics={{}})
+"""
+
+
 def goes_on(project: Project, after_each: str = "pass") -> str:
     """Record a run of 12 steps with checkpoints at 4, 8 and 12; its name."""
     project.write("train.py", GOES_ON.format(after_each=after_each))
@@ -179,6 +196,47 @@ def test_where_checkpoints_cannot_be_stored_nothing_is_replayed_and_nothing_judg
     place.unlink()
     place.with_name("aside").rename(place)
     assert replay(project.book, name).verdict == "identical"
+
+
+def test_a_replay_whose_checkpoints_cannot_be_stored_any_more_is_not_judged(project: Project, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    project.write("train.py", STORES_BEHIND.format(hold=str(hold)))
+    name = project.record().name
+    place = Path(url2pathname(urlsplit(project.book.settings.checkpoints).path))
+
+    def spoil(recorded: Recorded, _: Divergence | None) -> None:
+        if recorded.type == "run.started":
+            place.rename(place.with_name("aside"))
+            place.write_text("in the way")
+            hold.unlink()
+
+    hold.touch()
+    with pytest.raises(CheckpointUnavailable, match="no verdict") as refused:
+        replay(project.book, name, observe=spoil)
+    assert "`ledger show run-2` tells why" in str(refused.value.mend)
+    assert [project.book.run(run).verdicts for run in (name, "run-2")] == [[], []]
+    place.unlink()
+    place.with_name("aside").rename(place)
+    assert replay(project.book, name).verdict == "identical"
+
+
+def test_a_replay_that_stores_nothing_and_computes_otherwise_has_diverged(project: Project, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    project.write("train.py", STORES_BEHIND.format(hold=str(hold)).replace("1 / step", "1 / step + hold.exists()"))
+    name = project.record().name
+    place = Path(url2pathname(urlsplit(project.book.settings.checkpoints).path))
+
+    def spoil(recorded: Recorded, _: Divergence | None) -> None:
+        if recorded.type == "metrics.logged" and hold.exists():
+            place.rename(place.with_name("aside"))
+            place.write_text("in the way")
+            hold.unlink()
+
+    hold.touch()
+    compared = replay(project.book, name, observe=spoil, keep_going=True)
+    assert compared.verdict == "diverged"
+    assert compared.first_divergence
+    assert compared.first_divergence.what == "loss"
 
 
 def test_before_the_first_checkpoint_it_starts_at_the_beginning(project: Project) -> None:
