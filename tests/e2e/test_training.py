@@ -91,7 +91,7 @@ def test_a_truncated_checkpoint_is_skipped_and_the_reason_is_shown(desk: Desk) -
 
 STOPS = [
     (signal.SIGINT, "1"),
-    (signal.SIGTERM, "1"),
+    pytest.param(signal.SIGTERM, "1", marks=pytest.mark.slow),
     pytest.param(signal.SIGINT, "2", marks=pytest.mark.slow),
     pytest.param(signal.SIGTERM, "2", marks=pytest.mark.thorough),
 ]

@@ -220,6 +220,7 @@ def test_buckets_that_fit_the_model_change_no_bit(tmp_path: Path, zero: int) -> 
     assert (large["metrics"], large["digests"]) == (fitting["metrics"], fitting["digests"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     alone = Layout(0, processes=1)
     train(tmp_path / "saved", alone, steps=1, save=[1])

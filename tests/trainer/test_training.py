@@ -259,8 +259,10 @@ def test_the_checkpoint_of_two_processes_holds_the_generators_of_both(workshop: 
 
 @pytest.mark.parametrize(
     ("overrides", "number"),
-    [((), signal.SIGINT), ((TWO,), signal.SIGTERM)],
-    ids=["Ctrl-C for one process", "SIGTERM for two"],
+    [
+        pytest.param((), signal.SIGINT, id="Ctrl-C for one process"),
+        pytest.param((TWO,), signal.SIGTERM, id="SIGTERM for two", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_training_keeps_the_step_that_was_under_way(
     workshop: Workshop, overrides: Sequence[str], number: signal.Signals
