@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from bravado.client import SwaggerClient
+from bravado.config import bravado_config_from_config_dict
 from bravado.requests_client import RequestsClient
+from bravado.swagger_model import Loader
+from bravado_core.spec import Spec
 from neptune.common.exceptions import NeptuneInvalidApiTokenException
 from neptune.common.oauth import NeptuneAuthenticator
 from neptune.exceptions import NeptuneMissingApiTokenException
@@ -19,8 +23,8 @@ from neptune.internal.backends.utils import (
     MissingApiClient,
     NeptuneResponseAdapter,
     build_operation_url,
-    create_swagger_client,
     ssl_verify,
+    uuid_format,
     verify_client_version,
 )
 from neptune.internal.credentials import Credentials
@@ -33,6 +37,13 @@ from ledger_neptune.place import KEY, origin
 if TYPE_CHECKING:
     import requests
 
+_AS_THE_CLIENT_READS_IT: Final = {
+    "bravado": bravado_config_from_config_dict({}),
+    "validate_swagger_spec": False,
+    "validate_requests": False,
+    "validate_responses": False,
+    "formats": [uuid_format],
+}
 _PATIENCE_S: Final = 30.0
 """For an answer; the client itself waits without end for some, and ten minutes for others."""
 
@@ -59,18 +70,25 @@ class Backend(HostedNeptuneBackend):
         self.sys_name_set_by_backend = self._client_config.sys_name_set_by_backend
 
     def _client(self) -> RequestsClient:
-        verify = ssl_verify()  # type: ignore[no-untyped-call]
+        verify = ssl_verify()
         client = RequestsClient(ssl_verify=verify, response_adapter_class=NeptuneResponseAdapter)
         client.session.headers["User-Agent"] = f"neptune-client/{version} (training-ledger)"
         self._hold(client.session)
         return client
 
     def _described(self, server: str, path: str, client: RequestsClient) -> SwaggerClientWrapper:
-        return SwaggerClientWrapper(create_swagger_client(build_operation_url(server, path), client))
+        url = build_operation_url(server, path)
+        described = Spec(Loader(client).load_spec(url), url, client, dict(_AS_THE_CLIENT_READS_IT))
+        # bravado would also follow every schema that some library of this process has registered with jsonschema, and
+        # fetch what those refer to from the servers of whoever wrote them.
+        described.resolver.store.clear()
+        described.resolver.store[url] = described.spec_dict
+        described.build()
+        return SwaggerClientWrapper(SwaggerClient(described))
 
     def _login(self, api: SwaggerClientWrapper) -> NeptuneAuthenticator:
         key, verify = self.credentials.api_token, self._http_client.ssl_verify
-        authenticator = NeptuneAuthenticator(key, api, verify, None)  # type: ignore[no-untyped-call]
+        authenticator = NeptuneAuthenticator(key, api, verify, None)
         auth = authenticator.auth
         made = auth.session_factory
         auth.session_factory = lambda: self._hold(made())

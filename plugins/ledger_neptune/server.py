@@ -107,7 +107,7 @@ class Server:
 
         try:
             with _once():
-                answer: Answer = with_api_exceptions_handler(request)(*arguments)  # type: ignore[no-untyped-call]
+                answer: Answer = with_api_exceptions_handler(request)(*arguments)
                 return answer
         except (NeptuneException, ManagementOperationFailure) as error:
             # `from None`: the client's messages quote what it was given.

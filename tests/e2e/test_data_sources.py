@@ -162,9 +162,15 @@ def place(request: pytest.FixtureRequest, desk: Desk) -> Iterator[Place]:
             yield Bucket(service.scheme, service.environ())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("place", ["file", "s3", "gs", "lakefs"], indirect=True)
+@pytest.mark.parametrize(
+    ("place", "task"),
+    [
+        *(pytest.param("file", task, marks=pytest.mark.slow) for task in TASKS),
+        *(pytest.param(place, "kjv", marks=pytest.mark.slow) for place in ("s3", "gs", "lakefs")),
+        *(pytest.param(place, "mnist", marks=pytest.mark.thorough) for place in ("s3", "gs", "lakefs")),
+    ],
+    indirect=["place"],
+)
 def test_a_training_is_replayed_from_what_it_read(desk: Desk, place: Place, task: str) -> None:
     file, recipe = TASKS[task]
     desk.run("python", "-m", f"ledger_trainer.tasks.{task}", file)

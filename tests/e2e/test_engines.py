@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(900)
 QUICK = ("torch",)
-SLOW = ("ddp", "fsdp", "tensor", "pipeline", "zero-3", "deepspeed-pipeline")
-"""Each kind of engine; the mixed layouts, and the lesser kinds of ZeRO, are for `make faults`."""
+SLOW = ("fsdp", "pipeline", "zero-3")
+"""What is most unlike the others, and unlike ddp, with which many other tests train. The rest is for `make faults`."""
 
 LAUNCH = {"deepspeed-pipeline": ("--launcher", "deepspeed")}
 """Where it is not torchrun that starts several processes."""

@@ -67,7 +67,7 @@ def test_killed_resumed_and_replayed_from_a_bucket(desk: Desk, s3_service: Servi
     assert not (desk.home / ".ledger/checkpoints").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_bucket_that_takes_no_more_is_told_before_a_training_and_costs_none_its_state(
     desk: Desk, s3_service: Service
 ) -> None:

@@ -428,7 +428,7 @@ def test_a_replay_with_other_processes_says_what_not_to_expect(trained: Desk) ->
     assert facts[0]["payload"]["world"]["processes"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_parts_within_one_world_are_exact_where_the_whole_run_cannot_be(trained: Desk) -> None:
     rarely = ("checkpoint.every=20", "evaluate.every=20")
     trained.kill_at(50, "train", "recipe.toml", "steps=300", *rarely, "--nproc", "2", run="run-1")

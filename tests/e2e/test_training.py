@@ -50,7 +50,7 @@ def desk(desk: Desk) -> Desk:
     return desk
 
 
-@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.thorough)])
 def test_killed_resumed_replayed_equals_never_killed(desk: Desk, processes: str) -> None:
     desk.ledger("train", "recipe.toml", "--nproc", processes)
     # Long enough that each kill finds it in mid-training, short enough between checkpoints to lose some steps.
@@ -92,7 +92,7 @@ def test_a_truncated_checkpoint_is_skipped_and_the_reason_is_shown(desk: Desk) -
 STOPS = [
     (signal.SIGINT, "1"),
     pytest.param(signal.SIGTERM, "1", marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, "2", marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, "2", marks=pytest.mark.thorough),
     pytest.param(signal.SIGTERM, "2", marks=pytest.mark.thorough),
 ]
 

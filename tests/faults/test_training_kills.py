@@ -101,7 +101,7 @@ def test_one_rank_is_killed_and_all_start_again(
     must_be_as_if_never_killed(book, run.name, said, f"{engine}, rank {rank} killed at {step}")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.seeds(sample=1, all=3)
 def test_the_launcher_is_killed(desk: Desk, book: Book, engine: str, seed: int, chance: random.Random) -> None:
     if ENGINES[engine].processes == 1:

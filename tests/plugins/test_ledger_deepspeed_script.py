@@ -103,7 +103,7 @@ def test_a_script_whose_run_was_taken_over_stops(desk: Desk) -> None:
     assert max(desk.metrics("run-1")) < 1000
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_failure_to_record_warns_and_the_script_goes_on(desk: Desk) -> None:
     """The place of checkpoints is a file: nothing can be stored there."""
     (desk.home / "nowhere").write_text("a file")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 import time
-from contextlib import closing
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -96,6 +99,16 @@ def test_the_same_mirror_goes_on_after_an_answer_that_was_lost(
     mirror.deliver(events)
     assert wrong(mirror, events) == []
     assert standin.refused == []
+
+
+def test_schemas_that_other_libraries_registered_are_not_followed(
+    tmp_path: Path, events: Sequence[Recorded], standin: NeptuneStandIn
+) -> None:
+    """Those of OpenAPI, which openapi-core registers for all of a process, refer to a server of OpenAPI's."""
+    import_module("openapi_core")
+    mirror = opened(tmp_path, standin)
+    mirror.deliver(events)
+    assert wrong(mirror, events) == []
 
 
 def test_what_the_server_has_is_not_sent_again(
@@ -195,8 +208,6 @@ def test_another_history_of_the_run_is_another_run(tmp_path: Path, standin: Nept
 
 
 def test_neptunes_own_users_find_it(tmp_path: Path, events: Sequence[Recorded], standin: NeptuneStandIn) -> None:
-    import neptune
-
     mirror = opened(tmp_path, standin)
     mirror.deliver(events)
     expected = expected_page(mirror, events)
@@ -204,23 +215,22 @@ def test_neptunes_own_users_find_it(tmp_path: Path, events: Sequence[Recorded], 
     assert stored.fields["sys/custom_run_id"] == ("string", RUN)
     assert stored.fields["sys/name"][1] == expected.fields["run/name"]
     assert set(stored.fields["sys/tags"][1]) == set(expected.tags)
-    with closing(_Stopped(neptune.init_run(with_id=stored.short, project=PROJECT, mode="read-only"))) as run:
-        assert run.fetched["ledger/status"].fetch() == expected.fields["status"]
-        assert run.fetched["config/optim.lr"].fetch() == expected.config["optim.lr"]
-        shown = run.fetched["metrics/train/loss/attempt-1"].fetch_values()
-    points = [p for p in expected.points if (p.metric, p.attempt) == ("train/loss", 1)]
-    assert list(shown["step"]) == [p.step for p in points]
-    assert list(shown["value"]) == [p.value for p in points]
+    read = [sys.executable, "-c", _READ, PROJECT, stored.short]
+    found = json.loads(subprocess.run(read, cwd=tmp_path, check=True, capture_output=True).stdout.splitlines()[-1])
+    points = [[p.step, p.value] for p in expected.points if (p.metric, p.attempt) == ("train/loss", 1)]
+    assert found == [expected.fields["status"], expected.config["optim.lr"], points]
 
 
-class _Stopped:
-    """A run of Neptune's that is let go of."""
-
-    def __init__(self, run: Any) -> None:
-        self.fetched = run
-
-    def close(self) -> None:
-        self.fetched.stop()
+_READ = """
+import json, sys
+import neptune
+run = neptune.init_run(project=sys.argv[1], with_id=sys.argv[2], mode="read-only")
+loss = run["metrics/train/loss/attempt-1"].fetch_values()
+found = [run["ledger/status"].fetch(), run["config/optim.lr"].fetch(), loss[["step", "value"]].values.tolist()]
+run.stop()
+print(json.dumps(found))
+"""
+"""A user of Neptune's, in a process of its own: its client also follows what other libraries register there."""
 
 
 def test_long_series_and_many_fields_go_in_requests_of_a_thousand(tmp_path: Path, standin: NeptuneStandIn) -> None:
