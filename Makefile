@@ -13,7 +13,7 @@ demo: $(VENV)/demo.done  ## record, kill, resume, replay: the whole story on a s
 	$(BIN)/python -m ledger_trainer.demo
 
 test: $(VENV)/test.done  ## what must hold, without what takes long
-	$(BIN)/python -m pytest -n 4 --dist loadfile -m 'not slow and not thorough' $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not slow and not thorough' $(ARGS)
 
 slow: $(VENV)/test.done  ## what must hold as well: engines on several processes, killed, resumed, replayed; every tracker
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m slow $(ARGS)

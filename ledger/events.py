@@ -391,6 +391,10 @@ class ReplayCompared(Event):
     """As ``RunStarted`` has it; also of a replay that was refused."""
 
 
+NOT_STORED: Final = "checkpoint not stored"
+"""A tag: says that the run has fewer checkpoints than it took."""
+
+
 class RunAnnotated(Event):
     """Somebody said something about the run."""
 

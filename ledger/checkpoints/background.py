@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from ledger.checkpoints.keeper import Run as KeptRun
 from ledger.errors import CheckpointUnavailable, FencedAttempt, LedgerError, Unavailable
+from ledger.events import NOT_STORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 BACKOFF_S: Final = (1.0, 3.0, 10.0)
 """Pauses before another try to store a checkpoint whose store is out of reach."""
-NOT_STORED: Final = "checkpoint not stored"
-"""Tag of the note about one."""
 _LOOK_S: Final = 0.02
 _WORTH_SAYING_S: Final = 1.0
 """A wait as short as this is only counted."""
@@ -174,7 +173,7 @@ class BackgroundKeeper:
         if self.failure and self._task and self._task.last:
             raise CheckpointUnavailable(
                 f"the {self._task.name}, the last one, was not stored: {self.failure}",
-                mend=f"its files are in {self._task.directory}: keep a copy, mend the cause, and resume the run",
+                mend=f"its files are in {self._task.directory}: keep a copy, mend the cause, and go on from there",
             ) from self.failure
 
     def __enter__(self) -> Self:
@@ -239,7 +238,7 @@ class BackgroundKeeper:
                 self._keeper.store, task.directory, [one], step=task.step, metrics=task.metrics, holds=task.holds
             )
             tried = partial(self._tried, store, f"storing the checkpoint {one.name}")
-            failed = self._failure(tried, f"the checkpoint {one.name} was not stored", NOT_STORED)
+            failed = self._failure(tried, f"the checkpoint {one.name} was not stored")
             self.costs.written += failed is None
             failure = failure or failed
         tidied = partial(self._tried, self._keeper.tidy, "deleting superseded checkpoints")

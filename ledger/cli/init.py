@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 _TOML: Final = """\
 # Where Ledger keeps what it records about the trainings in this directory and below.
-# Every setting may be left out; what stands after a # is its default.
+# Every setting may be left out; what stands after a # is its default, or an example of it.
 
 [ledger]
 {url}
 # objects = ".ledger/objects"          # code, consoles, data snapshots: a path or any fsspec URL
 # checkpoints = ".ledger/checkpoints"  # a path, or any URL that a plugin stores checkpoints at
-# project = "my-project"               # stands in every run
-# mirrors = ["jsonl"]                  # other trackers that every run is brought to while it trains
+# project = "my-project"               # for example: stands in every run
+# mirrors = ["jsonl"]                  # for example: trackers that every run is brought to while it trains
 
 [capture]
 # code_limit_mb = 200                  # largest working tree that is captured, in MB

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, SupportsFloat
 from ledger.book import Book, open_ledger, this_process
 from ledger.errors import FencedAttempt, LedgerError, NotFound, UsageError
 from ledger.events import (
+    NOT_STORED,
     CheckpointDeleted,
     CheckpointWritten,
     EnvironmentCaptured,
@@ -41,7 +42,7 @@ from ledger.record.saving import saving_place
 from ledger.record.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType, TracebackType
 
     from ledger.events import Event, Trigger
@@ -73,6 +74,7 @@ class Run:
         self._started_here = owned
         self._data = {name: Data(book, committed) for name, committed in state.data.items()}
         self._kept = list(state.checkpoints)
+        self._unstored: dict[str, None] = {}
         self._last: dict[str, float] = {}
         self._step: float | None = None
         self._redactor = Redactor(os.environ)
@@ -191,6 +193,7 @@ class Run:
         # Attempts apart: what an earlier attempt left under this name may be half a checkpoint.
         key = f"{self.name}/{name}" if self.attempt == 1 else f"{self.name}/attempt-{self.attempt}/{name}"
         began = time.monotonic()
+        self._unstored[name] = None
         with tempfile.TemporaryDirectory() as alone:
             source = Path(directory)
             if source.is_file():
@@ -210,6 +213,7 @@ class Run:
         )
         self._writer.append(written)
         self._kept.append(written)
+        del self._unstored[name]
         return written
 
     @property
@@ -303,10 +307,15 @@ class Run:
         self._ended = True
         if event is not None:
             self._book.recover()  # what children of this process logged that are dead by now
-        facts: list[Event] = [*self._meter.stop(), *([event] if event else [])]
+        facts: list[Event] = [*self._not_stored(), *self._meter.stop(), *([event] if event else [])]
         if facts:
             self._writer.append(*facts)
         self._close()
+
+    def _not_stored(self) -> Iterator[RunAnnotated]:
+        if self._unstored:
+            told = f"warning: not stored, and so missing here: checkpoint {', '.join(self._unstored)}"
+            yield RunAnnotated(text=told, tags=("checkpoint", NOT_STORED))
 
     def _close(self) -> None:
         self._meter.stop()  # where how the run ended could not be recorded, so cannot this

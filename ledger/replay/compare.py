@@ -75,8 +75,8 @@ class Judgement:
     verdict: Verdict
     checks: tuple[Check, ...]
     first_divergence: Divergence | None
-    only_lacks_checkpoints: bool = False
-    """Whether it diverged in nothing but checkpoints that the replay does not have, and how it ended for that."""
+    only_lacks: bool = False
+    """Whether it diverged in nothing but what the replay does not have, and how it ended."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class _Tally:
     """Digests of what other processes share out otherwise."""
     largest: tuple[float, float] = (0.0, 0.0)
     """The largest relative deviation, and its step."""
+    wrong: bool = False
+    """Whether the replay has a value that diverges, or that the original lacks."""
     first_failure: Divergence | None = None
     """Of the divergences in this series the one with the lowest step."""
 
@@ -164,16 +166,13 @@ class Comparison:
                 checks += self._artifacts(replayed)
         checks[1:1] = [self._check(key, tally) for key, tally in self._tallies.items() if self._counts(key, tally)]
         checks += self._beginning()
-        return Judgement(self._verdict(), tuple(checks), self.first, self._only_lacks_checkpoints(checks))
+        return Judgement(self._verdict(), tuple(checks), self.first, self._only_lacks(checks))
 
-    def _only_lacks_checkpoints(self, checks: Iterable[Check]) -> bool:
-        absent = {_EXIT_STATUS}
-        for key, tally in self._tallies.items():
-            failure = tally.first_failure
-            if key.kind == "checkpoint" and failure and failure.actual == NOTHING and not tally.unequal:
-                absent.add(key.what())
+    def _only_lacks(self, checks: Iterable[Check]) -> bool:
+        lacking = {_EXIT_STATUS, *(key.what() for key, tally in self._tallies.items() if not tally.wrong)}
+        lacking |= {check.name for check in checks if check.actual == NOTHING}
         failed = {check.name for check in checks if not check.passed}
-        return self.first is not None and {self.first.what, *failed} <= absent
+        return self.first is not None and {self.first.what, *failed} <= lacking
 
     # --- series ---------------------------------------------------------------------------------------------
 
@@ -250,6 +249,7 @@ class Comparison:
         divergence = Divergence(what=key.what(part), step=step, expected=expected, actual=actual)
         if tally.first_failure is None or step < (tally.first_failure.step or 0.0):
             tally.first_failure = divergence
+        tally.wrong |= actual != NOTHING
         absent = NOTHING in (expected, actual)
         self._note((step, absent, KINDS.index(key.kind), divergence.what), divergence)
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from ledger.checkpoints.background import NOT_STORED
 from ledger.codec import new_id
 from ledger.errors import (
     CheckpointUnavailable,
@@ -22,7 +21,7 @@ from ledger.errors import (
     ReplayRefused,
     UsageError,
 )
-from ledger.events import Divergence, ParametersFingerprinted, ReplayCompared
+from ledger.events import NOT_STORED, Divergence, ParametersFingerprinted, ReplayCompared
 from ledger.hooks import ports
 from ledger.read.environment import differences
 from ledger.record.capture.secrets import Redactor
@@ -309,9 +308,10 @@ def _judge(book: Book, original: RunState, planned: Plan, outcome: Outcome, comp
         )
     replayed = book.run(outcome.run_id)
     judgement = comparison.finish(replayed, stopped=outcome.stopped)
-    if judgement.only_lacks_checkpoints and any(NOT_STORED in note.tags for note in replayed.notes):
+    if judgement.only_lacks and any(NOT_STORED in note.tags for note in replayed.notes):
         raise CheckpointUnavailable(
-            f"the replay {outcome.name} differs in nothing but checkpoints that it could not store: no verdict",
+            f"the replay {outcome.name} could not store its checkpoints, and is as the original as far as it came: "
+            "no verdict",
             mend=f"`ledger show {outcome.name}` tells why; mend that, and replay {original.name} again",
         )
     if not outcome.stopped and planned.part.whole:

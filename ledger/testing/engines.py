@@ -156,9 +156,10 @@ class BaseEngineTests:
         last = resumed_run.last_step or 0
         regular = [kept.step for kept in resumed_run.checkpoints if kept.trigger == "steps" and kept.step < last]
         middle = regular[len(regular) // 2]
-        (compared,) = desk.json("replay", resumed_run.name, "--from-step", f"{middle:g}")
+        part = ["--from-step", f"{middle:g}", "--until-step", f"{last:g}"]
+        (compared,) = desk.json("replay", resumed_run.name, *part)
         assert compared["verdict"] == "identical", compared
-        assert compared["segment"][0] == middle
+        assert compared["segment"] == [middle, last]
 
     def test_a_replay_with_other_processes_is_said_to_be_inexact(self, resumed_run: RunState, desk: EngineDesk) -> None:
         if self.elsewhere is None:

@@ -34,6 +34,7 @@ def table(report: Report, measure: str) -> Table:
     return next(found for found in report.tables if found.measure == measure)
 
 
+@pytest.mark.slow
 def test_every_contestant_has_its_figures_or_a_reason(report: Report) -> None:
     for found in report.tables:
         assert {*found.samples, *found.reasons} == ({OURS} if found.measure == "verify" else {OURS, *FLOORS})
@@ -42,6 +43,7 @@ def test_every_contestant_has_its_figures_or_a_reason(report: Report) -> None:
             assert set(figures) == {quantity.name for quantity in found.quantities}
 
 
+@pytest.mark.slow
 def test_none_of_those_that_write_before_they_return_loses_a_point(report: Report) -> None:
     for figures in table(report, "kill").samples.values():
         assert figures == {"lost, burst": [0.0], "lost, 1,000 calls/s": [0.0]}
@@ -52,6 +54,7 @@ def test_writers_that_start_together_leave_every_event_in_the_log(tmp_path: Path
     assert call("append:race", OURS, tmp_path / "race", url=url, batches=2, writers=2) > 0
 
 
+@pytest.mark.slow
 def test_targets_are_about_measures_and_quantities_that_exist(report: Report) -> None:
     assert {target.measure for target in targets.TARGETS} <= set(measures.NAMES)
     assert {target.against for target in targets.TARGETS} <= {None, *MODULES, *checkpoint.WAYS}
@@ -59,6 +62,7 @@ def test_targets_are_about_measures_and_quantities_that_exist(report: Report) ->
     assert {item.target.measure for item in judged} == {"log", "kill", "series", "verify"}
 
 
+@pytest.mark.slow
 def test_a_report_replaces_what_is_between_the_marks(report: Report, tmp_path: Path) -> None:
     page, (begin, end) = tmp_path / "benchmarks.md", FIGURES
     page.write_text(f"# Before\n\n{begin}\n\nold figures\n\n{end}\n\nafter\n")
@@ -70,6 +74,7 @@ def test_a_report_replaces_what_is_between_the_marks(report: Report, tmp_path: P
     assert "| Ledger |" in text
 
 
+@pytest.mark.slow
 def test_all_samples_are_in_the_json(report: Report) -> None:
     told = json.loads(report.to_json())
     assert told["tables"][0]["samples"][OURS]["p50"] == table(report, "log").samples[OURS]["p50"]

@@ -19,7 +19,7 @@ QUICK = ("torch",)
 SLOW = ("fsdp", "pipeline", "zero-3")
 """What is most unlike the others, and unlike ddp, with which many other tests train. The rest is for `make faults`."""
 
-LAUNCH = {"deepspeed-pipeline": ("--launcher", "deepspeed")}
+LAUNCH = dict.fromkeys(("zero-3", "deepspeed-pipeline"), ("--launcher", "deepspeed"))
 """Where it is not torchrun that starts several processes."""
 
 

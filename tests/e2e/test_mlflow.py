@@ -69,6 +69,7 @@ def beside(desk: Desk, mlflow_service: Mlflow) -> Beside:
     return Beside(desk, mlflow_service)
 
 
+@pytest.mark.slow
 def test_a_run_is_shown_while_it_trains(beside: Beside) -> None:
     beside.settings('["mlflow"]')
     beside.desk.write(train__py=TRAIN)

@@ -35,6 +35,7 @@ def findings(desk: Desk, code: int = 0) -> dict[str, dict[str, str]]:
     return {found["check"]: found for found in desk.ledger("doctor", "--json", code=code).json}
 
 
+@pytest.mark.slow
 def test_the_whole_story(team: Desk) -> None:
     before = findings(team)
     assert before["ledger"]["state"] == "warn"

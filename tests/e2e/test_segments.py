@@ -220,6 +220,27 @@ def test_a_replay_whose_checkpoints_cannot_be_stored_any_more_is_not_judged(proj
     assert replay(project.book, name).verdict == "identical"
 
 
+def test_a_replay_that_ends_for_a_checkpoint_that_it_could_not_store_is_not_judged(project: Project) -> None:
+    """Without a keeper, what the store raises ends a script: all that comes after it is missing."""
+    name = goes_on(project)
+    place = Path(url2pathname(urlsplit(project.book.settings.checkpoints).path))
+
+    def spoil(recorded: Recorded, _: Divergence | None) -> None:
+        if recorded.type == "run.started":
+            place.rename(place.with_name("aside"))
+            place.write_text("in the way")
+
+    with pytest.raises(CheckpointUnavailable, match="no verdict"):
+        replay(project.book, name, observe=spoil)
+    replayed = project.book.run("run-2")
+    assert replayed.status == "failed"
+    assert "warning: not stored, and so missing here: checkpoint step-4" in [note.text for note in replayed.notes]
+    assert [project.book.run(run).verdicts for run in (name, "run-2")] == [[], []]
+    place.unlink()
+    place.with_name("aside").rename(place)
+    assert replay(project.book, name).verdict == "identical"
+
+
 def test_a_replay_that_stores_nothing_and_computes_otherwise_has_diverged(project: Project, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     project.write("train.py", STORES_BEHIND.format(hold=str(hold)).replace("1 / step", "1 / step + hold.exists()"))
@@ -388,7 +409,9 @@ def trained(desk: Desk) -> Desk:
     return desk
 
 
-@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "processes", [pytest.param("1", marks=pytest.mark.slow), pytest.param("2", marks=pytest.mark.thorough)]
+)
 def test_a_training_from_a_recipe_is_repeated_in_parts(trained: Desk, processes: str) -> None:
     trained.ledger("train", "recipe.toml", "--nproc", processes)
     plan = trained.ledger("replay", "run-1", "--from-step", "9", "--until-step", "11", "--plan").out

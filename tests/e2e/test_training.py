@@ -50,6 +50,46 @@ def desk(desk: Desk) -> Desk:
     return desk
 
 
+# A weight that no loss depends on counts the steps; beyond the 30th, anywhere but here, so in a replay, it is wrong.
+UNREAD = """
+import os
+import torch
+from ledger_trainer.tasks.kjv import CharGpt, GptOptions, gpt
+
+def task(options: GptOptions, data) -> CharGpt:
+    made = gpt(options, data)
+    fresh, steps = made.model, []
+
+    def count(module, inputs):
+        if module.training:
+            steps.append(None)
+            elsewhere = os.getcwd() != HOME and len(steps) > 30
+            module.unread.data.fill_(len(steps) + elsewhere)
+
+    def model():
+        model = fresh()
+        model.unread = torch.nn.Parameter(torch.zeros(3), requires_grad=False)
+        model.register_forward_pre_hook(count)
+        return model
+
+    made.model = model
+    return made
+"""
+
+
+def test_weights_that_part_while_every_loss_agrees_are_found_at_the_first_fingerprint(desk: Desk) -> None:
+    desk.write(mine__py=f"HOME = {os.fspath(desk.home.resolve())!r}\n{UNREAD}")
+    desk.write(recipe__toml=RECIPE.replace("ledger_trainer.tasks.kjv:gpt", "mine:task"))
+    desk.ledger("train", "recipe.toml")
+    (compared,) = desk.ledger("replay", "run-1", "--keep-going", "--json", code=1).json
+    assert compared["verdict"] == "diverged"
+    first = compared["first_divergence"]
+    assert (first["what"], first["step"]) == ("tensor unread", 36)
+    checks = {check["name"]: check for check in compared["checks"]}
+    assert all(checks[metric]["passed"] for metric in ("train/loss", "grad_norm", "val/loss"))
+    assert "2 equal bit for bit" in checks["fingerprints"]["actual"]
+
+
 @pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.thorough)])
 def test_killed_resumed_replayed_equals_never_killed(desk: Desk, processes: str) -> None:
     desk.ledger("train", "recipe.toml", "--nproc", processes)
@@ -68,12 +108,14 @@ def test_killed_resumed_replayed_equals_never_killed(desk: Desk, processes: str)
     assert "completed" in desk.ledger("show", "run-2").out
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_checkpoint_it_starts_over(desk: Desk) -> None:
     desk.kill_at(2, "train", "recipe.toml", run="run-1")
     desk.ledger("resume", "run-1")
     assert desk.ledger("replay", "run-1").out.startswith("identical")
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_skipped_and_the_reason_is_shown(desk: Desk) -> None:
     desk.kill_at(40, "train", "recipe.toml", run="run-1")
     newest = max(c["step"] for c in desk.ledger("checkpoints", "run-1", "--json").json)
@@ -141,6 +183,7 @@ def test_the_samples_of_a_step_can_be_listed(desk: Desk) -> None:
     assert first == again != other
 
 
+@pytest.mark.slow
 def test_a_bare_checkpoint_tells_where_it_comes_from(desk: Desk) -> None:
     desk.ledger("train", "recipe.toml", "steps=6")
     desk.ledger("fetch", "run-1", "best", "model")

@@ -57,6 +57,19 @@ def test_a_run_of_ones_own_is_brought_to_both(desk: Desk) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mirror", ["wandb", "neptune"])
+def test_twenty_runs_are_brought_to_a_new_tracker(desk: Desk, mirror: str) -> None:
+    desk.write(train__py=TRAIN, many__py="import runpy\nfor _ in range(20):\n    runpy.run_path('train.py')\n")
+    desk.commit()
+    desk.run("python", "many.py")
+    told = desk.ledger("mirror", "--all", "--to", mirror, "--json").json
+    assert len(told) == 20
+    assert len({*await_equal(desk, mirror, 20)}) == 20
+    again = desk.ledger("mirror", "--all", "--to", mirror, "--json").json
+    assert [each["events"] for each in again] == [0] * 20
+
+
+@pytest.mark.slow
 def test_killed_resumed_and_replayed_beside_both_it_is_shown_as_it_was(desk: Desk, standin: WandbStandIn) -> None:
     desk.write(recipe__toml=RECIPE, ledger__toml=BOTH, __gitignore="data/\n")
     desk.run("python", "-m", "ledger_trainer.tasks.kjv", "data/whole.txt")

@@ -77,6 +77,7 @@ def _said(place: Place) -> int:
     return sum(file.stat().st_size for file in place.acks.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.seeds(sample=1, all=30)
 def test_a_training_is_killed_and_resumed_until_it_completes(place: Place, seed: int, chance: random.Random) -> None:
     kill_during(place, chance, "run", "--", "python", "train.py")

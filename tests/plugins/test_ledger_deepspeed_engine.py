@@ -42,8 +42,8 @@ class Layout:
         return f"zero{self.zero}-{self.processes}x-pipeline{self.pipeline}-{self.precision}"
 
 
-_RESIZED = ((Layout(3), 1e-6),)
-_RESIZED_TOO = (
+_RESIZED = (
+    (Layout(3), 1e-6),
     (Layout(1, processes=4, pipeline=2), 1e-6),
     (Layout(0), 1e-6),
     (Layout(1), 1e-6),
@@ -134,13 +134,9 @@ def test_resumed_it_equals_straight_through_in_every_bit(tmp_path: Path, layout:
     assert straight["topology"]["deepspeed"]["settings"]["zero_optimization"]["stage"] == layout.zero
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
-    "layout",
-    [
-        *slow(Layout(3)),
-        *thorough(Layout(0), Layout(1), Layout(2), Layout(0, pipeline=2), Layout(1, pipeline=2)),
-    ],
-    ids=str,
+    "layout", [Layout(0), Layout(1), Layout(2), Layout(3), Layout(0, pipeline=2), Layout(1, pipeline=2)], ids=str
 )
 def test_it_trains_what_one_process_trains(tmp_path: Path, layout: Layout) -> None:
     alone = train(tmp_path / "alone", Layout(0, processes=1), steps=WHOLE, dropout=0.0)
@@ -152,14 +148,8 @@ def test_it_trains_what_one_process_trains(tmp_path: Path, layout: Layout) -> No
         assert told == pytest.approx(metrics, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("layout", "bound"),
-    [
-        *(pytest.param(layout, bound, marks=pytest.mark.slow) for layout, bound in _RESIZED),
-        *(pytest.param(layout, bound, marks=pytest.mark.thorough) for layout, bound in _RESIZED_TOO),
-    ],
-    ids=str,
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("layout", "bound"), _RESIZED, ids=str)
 def test_it_goes_on_with_more_and_with_fewer_processes(tmp_path: Path, layout: Layout, bound: float) -> None:
     straight = train(tmp_path / "straight", layout, steps=WHOLE, dropout=0.0, save=[HALF])
     load = str(tmp_path / "straight" / f"step-{HALF}")

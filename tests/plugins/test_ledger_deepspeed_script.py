@@ -58,7 +58,7 @@ def test_a_script_is_recorded_by_one_line_and_replays_identically(desk: Desk) ->
     assert "checkpoint global_step6" in compared
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_script_that_fails_goes_on_from_its_checkpoint_bit_for_bit(desk: Desk) -> None:
     """It fails once, right after the checkpoint of step 4, and only where it was not resumed."""
     script = (desk.home / "train.py").read_text()

@@ -37,6 +37,7 @@ class TestGoogle(Remote):
         return gcs_url
 
 
+@pytest.mark.slow
 class TestAzure(Remote):
     @pytest.fixture
     def root(self, azure_url: str) -> str:
@@ -57,7 +58,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    "service", ["s3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gcs", "azure"))], indirect=True
+    "service",
+    ["s3", pytest.param("gcs", marks=pytest.mark.thorough), pytest.param("azure", marks=pytest.mark.slow)],
+    indirect=True,
 )
 @pytest.mark.parametrize(("fault", "nth"), [("unavailable", 4), ("cut", 4), ("deaf", 5), ("crawl", 1)])
 def test_a_bad_network_costs_time_and_nothing_else(service: Service, fault: Fault, nth: int, tmp_path: Path) -> None:

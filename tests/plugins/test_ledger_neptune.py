@@ -93,12 +93,12 @@ class TestOnlineMirror(BaseMirrorTests):
     @pytest.fixture
     def occupy(self, standin: NeptuneStandIn) -> Callable[[str], None]:
         def take(run: str) -> None:
-            from neptune.internal.backends.hosted_neptune_backend import HostedNeptuneBackend
             from neptune.internal.container_type import ContainerType
-            from neptune.internal.credentials import Credentials
             from neptune.internal.operation import LogFloats
 
-            theirs = HostedNeptuneBackend(Credentials.from_token())
+            from ledger_neptune.backend import Backend
+
+            theirs = Backend(standin.url)
             made = theirs.create_run(theirs.get_project(PROJECT).id, custom_run_id=run)
             loss = LogFloats(["loss"], [LogFloats.ValueType(1.0, 1.0, 1.0)])
             assert theirs.execute_operations(made.id, ContainerType.RUN, [loss], None) == (1, [])

@@ -185,8 +185,11 @@ def last(run: RunState) -> CheckpointWritten:
 
 @pytest.mark.parametrize(
     ("overrides", "batch", "step"),
-    [((), 4, None), ((), 15, 4), ((TWO,), 23, 8)],
-    ids=["before the first checkpoint", "one process", "two processes"],
+    [
+        pytest.param((), 4, None, marks=pytest.mark.slow, id="before the first checkpoint"),
+        pytest.param((), 15, 4, id="one process"),
+        pytest.param((TWO,), 23, 8, marks=pytest.mark.slow, id="two processes"),
+    ],
 )
 def test_the_same_recipe_trains_to_the_same_bits_even_when_it_is_killed(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, overrides: Sequence[str], batch: int, step: float | None
@@ -213,6 +216,7 @@ def test_the_same_recipe_trains_to_the_same_bits_even_when_it_is_killed(
     assert workshop.files(last(resumed)) == workshop.files(last(straight))
 
 
+@pytest.mark.slow
 def test_another_seed_trains_to_other_bits(workshop: Workshop) -> None:
     first, second = (workshop.train(f"seed={seed}", "steps=4")[1] for seed in (1, 2))
     assert prints(first)[4] != prints(second)[4]
@@ -359,7 +363,7 @@ def test_a_rank_that_cannot_write_its_part_is_named_and_training_goes_on(
     assert set(prints(run)) == {4, 6}
 
 
-@pytest.mark.slow  # torchrun gives the rank that hangs half a minute to end
+@pytest.mark.thorough  # torchrun gives the rank that hangs half a minute to end
 def test_a_rank_that_hangs_is_named_and_ends_the_training(
     workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +376,7 @@ def test_a_rank_that_hangs_is_named_and_ends_the_training(
     assert re.search(r"rank 1 on \S+ does not come to an end with its part", outcome.error or "")
 
 
+@pytest.mark.slow
 def test_on_another_number_of_processes_training_goes_on_and_says_what_that_means(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
