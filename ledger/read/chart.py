@@ -32,6 +32,8 @@ _PANEL: Final = (_LEFT + _WIDTH + _RIGHT, _TOP + _HEIGHT + _BOTTOM)
 _LEGEND: Final = 18
 """Height of a line of the legend."""
 _TICKS: Final = 5
+_ROUND: Final = 1e-9
+"""A range that is a smaller share of its numbers has no round ones that can be told apart."""
 _LARGEST: Final = 1e300
 """Beyond this, the difference of two numbers may be none."""
 _STYLE: Final = (
@@ -82,6 +84,8 @@ def ticks(low: float, high: float) -> list[float]:
     """Some round numbers from ``low`` to ``high``: multiples of 1, 2 or 5 times a power of ten (Heckbert 1990)."""
     if low == high:
         return [low]
+    if high - low < _ROUND * max(abs(low), abs(high)):
+        return [low, high]
     rough = (high - low) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)

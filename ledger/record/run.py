@@ -87,7 +87,7 @@ class Run:
         self._meter = Meter(self._writer.append, self._speakers, step=lambda: self._step)
         if owned:
             self._heartbeat = Heartbeat(book, self.id, attempt)
-            self._previous_sigterm = _on_sigterm(self._terminated)
+            _on_sigterm(self._terminated)
         atexit.register(self._at_exit)
 
     # --- facts ------------------------------------------------------------------------------------------------
@@ -290,6 +290,7 @@ class Run:
         interruption = self._signal or _interruption(error)
         if isinstance(error, FencedAttempt):
             self._ended = True  # another attempt has the run now: there is nothing left for this one to say
+            self._let_go()
         elif interruption:
             # Rank 0 of several tells it as well: its launcher makes one exit code of whatever ended them.
             said = self._owned or self.rank == 0
@@ -308,9 +309,17 @@ class Run:
         if event is not None:
             self._book.recover()  # what children of this process logged that are dead by now
         facts: list[Event] = [*self._not_stored(), *self._meter.stop(), *([event] if event else [])]
-        if facts:
-            self._writer.append(*facts)
+        try:
+            if facts:
+                self._writer.append(*facts)
+        except FencedAttempt:
+            self._let_go()
+            raise
         self._close()
+
+    def _let_go(self) -> None:
+        with suppress(FencedAttempt):
+            self._close()
 
     def _not_stored(self) -> Iterator[RunAnnotated]:
         if self._unstored:
@@ -318,13 +327,14 @@ class Run:
             yield RunAnnotated(text=told, tags=("checkpoint", NOT_STORED))
 
     def _close(self) -> None:
-        self._meter.stop()  # where how the run ended could not be recorded, so cannot this
-        self._writer.close()
-        self._speakers.withdraw()
-        if self._owned:
-            self._heartbeat.stop()
-            with suppress(ValueError):  # not the main thread: no handler was installed either
-                signal.signal(signal.SIGTERM, self._previous_sigterm)
+        try:
+            self._meter.stop()  # where how the run ended could not be recorded, so cannot this
+            self._writer.close()
+        finally:
+            self._speakers.withdraw()
+            if self._owned:
+                self._heartbeat.stop()
+                _no_more_on_sigterm(self._terminated)
 
     def _at_exit(self) -> None:
         # Reached with the run still open only where it was used without `with`, or where its end failed.
@@ -443,11 +453,15 @@ def _number(name: str, value: Any) -> float:
         ) from error
 
 
-def _on_sigterm(handler: Any) -> Any:
-    """Install ``handler`` for SIGTERM unless the program has one of its own; what was there before."""
+def _on_sigterm(handler: Any) -> None:
+    """Install ``handler`` for SIGTERM unless the program, or an earlier run, has one of its own."""
     with suppress(ValueError):  # signals can be set in the main thread only
-        before = signal.getsignal(signal.SIGTERM)
-        if before is signal.SIG_DFL:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, handler)
-        return before
-    return signal.SIG_DFL
+
+
+def _no_more_on_sigterm(handler: Any) -> None:
+    """Undo that, in whatever order runs end."""
+    with suppress(ValueError):
+        if signal.getsignal(signal.SIGTERM) == handler:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

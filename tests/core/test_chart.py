@@ -81,3 +81,4 @@ def test_ticks_are_few_and_lie_within(low: float, span: float) -> None:
 def test_ticks_are_round() -> None:
     assert ticks(0, 1000) == [0, 200, 400, 600, 800, 1000]
     assert ticks(2, 2) == [2]
+    assert ticks(1801439851, 1801439851.000001) == [1801439851, 1801439851.000001]

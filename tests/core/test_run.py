@@ -240,6 +240,14 @@ def test_a_fenced_attempt_is_told_so(book: Book) -> None:
         run.log({"a": 2}, step=2)
         run.flush()
     assert book.run(run.id).series("a", effective=False).value == (1.0,)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_runs_that_end_in_the_order_in_which_they_began_leave_no_handler(book: Book) -> None:
+    first, second = start_run(book=book), start_run(book=book)
+    first.finish()
+    second.finish()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_after_the_end_nothing_more_is_taken(book: Book) -> None:

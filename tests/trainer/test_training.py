@@ -346,7 +346,7 @@ def test_a_checkpoint_that_is_refused_is_on_record_and_the_last_one_fails_the_ru
     outcome, run = workshop.train(faulty, "steps=6")
     assert outcome.status == "failed"
     assert "step-6, the last one, was not stored: somebody else has it" in (outcome.error or "")
-    assert "keep a copy, mend the cause, and resume the run" in workshop.console(run)
+    assert "keep a copy, mend the cause, and go on from there" in workshop.console(run)
     monkeypatch.delenv("REFUSE")
     assert names(workshop.resume(run))[-1] == "step-6"
 
