@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(900)
 QUICK = ("torch",)
-SLOW = ("fsdp", "pipeline", "zero-3")
+SLOW = ("fsdp", "zero-3")
 """What is most unlike the others, and unlike ddp, with which many other tests train. The rest is for `make faults`."""
 
 LAUNCH = dict.fromkeys(("zero-3", "deepspeed-pipeline"), ("--launcher", "deepspeed"))

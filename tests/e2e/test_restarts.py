@@ -74,6 +74,7 @@ def test_the_restarted_go_on_from_the_newest_checkpoint_as_a_new_attempt(desk: D
     assert not [*(desk.home / ".ledger").rglob("resume/*")]
 
 
+@pytest.mark.slow
 def test_when_the_launcher_gives_up_the_run_has_failed_and_can_be_resumed(desk: Desk) -> None:
     train(desk, lives=3, restarts=1, code=5)
     (run,) = desk.ledger("show", "run-1", "--json").json

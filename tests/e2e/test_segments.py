@@ -340,6 +340,7 @@ def test_a_rebuilt_part_holds_its_checkpoint_and_its_script_goes_on_from_it(proj
     assert status.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="fewer CPUs than two cannot be taken away")
 def test_a_changed_number_of_threads_is_told_before_and_explains_the_verdict(
     project: Project, monkeypatch: pytest.MonkeyPatch

@@ -143,9 +143,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[float, dict[st
     return desk.metrics("run-1")
 
 
-@pytest.mark.parametrize(
-    "misdeed", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("raises", "exits")), "hangs"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("misdeed", ["raises", "exits", "hangs"])
 def test_what_costs_no_run_costs_no_run(
     desk: Desk, tmp_path: Path, misdeed: str, undisturbed: dict[float, dict[str, float]]
 ) -> None:

@@ -170,6 +170,7 @@ def test_two_that_resume_at_once_exactly_one_wins(desk: Desk) -> None:
     assert attempts == [2]
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run_and_compare_says_so(desk: Desk) -> None:
     desk.ledger("train", "recipe.toml", "steps=6")
     desk.ledger("train", "recipe.toml", "steps=6", "seed=8")

@@ -51,8 +51,9 @@ def record(desk: Desk, task: str, uri: str) -> None:
     desk.ledger("train", "recipe.toml")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param("kjv", marks=pytest.mark.slow), pytest.param("mnist", marks=pytest.mark.thorough)]
+)
 def test_a_training_is_replayed_after_rows_were_added(desk: Desk, tmp_path: Path, task: str) -> None:
     where, data = tmp_path / "table", rows(desk, task)
     write_deltalake(where, data.slice(0, 150))

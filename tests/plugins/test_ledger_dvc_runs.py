@@ -49,8 +49,9 @@ def record(desk: Desk, task: str, uri: str) -> bytes:
     return content
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param("kjv", marks=pytest.mark.slow), pytest.param("mnist", marks=pytest.mark.thorough)]
+)
 def test_a_training_is_replayed_after_the_branch_has_moved_on(desk: Desk, task: str) -> None:
     file, _ = TASKS[task]
     content = record(desk, task, f"dvc://sets/{file}@main")

@@ -186,8 +186,8 @@ def last(run: RunState) -> CheckpointWritten:
 @pytest.mark.parametrize(
     ("overrides", "batch", "step"),
     [
-        pytest.param((), 4, None, marks=pytest.mark.slow, id="before the first checkpoint"),
-        pytest.param((), 15, 4, id="one process"),
+        pytest.param((), 4, None, marks=pytest.mark.thorough, id="before the first checkpoint"),
+        pytest.param((), 15, 4, marks=pytest.mark.slow, id="one process"),
         pytest.param((TWO,), 23, 8, marks=pytest.mark.slow, id="two processes"),
     ],
 )
