@@ -65,8 +65,11 @@ class RowWriter:
         for name in names:
             if not isinstance(name, str):
                 raise TypeError(f"the name of a metric is text, not {type(name).__name__}")
-        place = self._journal.size()
-        self._journal.add(frame(NAMES, orjson.dumps(names)))
+        introduction = frame(NAMES, orjson.dumps(names))
+        place = -1
+        while place < 0 or self._journal.read(place, len(introduction)) != introduction:
+            place = self._journal.size()  # unless a signal handler adds something before the next line does
+            self._journal.add(introduction)
         numbers = f"d{len(names)}d"
         layout = place, struct.Struct(f"<IQq{numbers}"), struct.Struct(f"<IQd{numbers}")
         self._layouts[names] = layout

@@ -44,8 +44,10 @@ class Writer:
     _rows: RowWriter | None
     _position: int
     """How far the log stands in the journal."""
+    _opening: bool
+    """Whether this thread is at work in ``_open``: what a signal handler logs meanwhile must wait."""
     _backlog: deque[tuple[float, float, Mapping[str, float]]]
-    """Rows that could not be written to the journal."""
+    """Rows that could not be written to the journal, or not yet."""
     _thread: threading.Thread | None
 
     def __init__(self, book: Book, run: str, *, attempt: int, rank: int | None = None, name: str = "run") -> None:
@@ -65,6 +67,9 @@ class Writer:
         """
         now = time.time()
         with self._giving:
+            if self._opening:
+                self._backlog.append((step, now, values))
+                return
             try:
                 if self._backlog:
                     self._give_backlog()
@@ -151,7 +156,15 @@ class Writer:
         self._raise_if_fenced()
         if self._closed:
             raise UsageError("the run has ended: nothing more can be logged", mend="log before finish(), inside `with`")
-        self._use(Journal.create(self._book.settings.journals, self._stream, self._metadata()))
+        self._opening = True
+        try:
+            journal = Journal.create(self._book.settings.journals, self._stream, self._metadata())
+        finally:
+            self._opening = False
+        if self._rows:  # a signal handler was quicker: it recorded a fact
+            journal.remove()
+            return self._rows
+        self._use(journal)
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
         assert self._rows is not None  # noqa: S101 - mypy cannot see through _use
@@ -162,8 +175,12 @@ class Writer:
 
     def _give_backlog(self) -> None:
         while self._backlog:
-            (self._rows or self._open()).add(*self._backlog[0])
-            self._backlog.popleft()
+            row = self._backlog.popleft()  # first: a signal handler may give the rest in the middle of this one
+            try:
+                (self._rows or self._open()).add(*row)
+            except BaseException:
+                self._backlog.appendleft(row)
+                raise
 
     def _leave(self, journal: Journal, error: LedgerError) -> None:
         journal.sync()
@@ -237,6 +254,7 @@ class Writer:
     def _reset(self) -> None:
         self._journal = self._rows = self._thread = None
         self._position = 0
+        self._opening = False
         self._backlog = deque()
         # Both reentrant: a signal handler may log while the code that it interrupts logs. Whoever wants both takes
         # _carrying first.

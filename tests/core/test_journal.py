@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import math
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 from contextlib import closing
@@ -486,8 +488,6 @@ def test_a_journal_that_has_grown_long_is_replaced(book: Book, monkeypatch: pyte
 
 
 def test_many_threads_lose_nothing(book: Book) -> None:
-    import threading
-
     run = start_run(book=book)
 
     def work(thread: int) -> None:
@@ -522,6 +522,45 @@ def test_a_signal_handler_may_log_in_the_middle_of_a_log(book: Book) -> None:
         signal.signal(signal.SIGALRM, before)
     run.finish()
     assert book.run(run.id).series("a").step == tuple(range(step))
+
+
+@pytest.mark.parametrize("fact", [False, True])
+@pytest.mark.parametrize("where", ["fsync", "fstat"])
+def test_a_signal_handler_may_log_while_the_journal_is_made(
+    book: Book, monkeypatch: pytest.MonkeyPatch, where: str, fact: bool
+) -> None:
+    """However slow the disk: a handler that is due again before each fsync returns."""
+    run = start_run(book=book)
+    calls = iter(range(50))
+    real = getattr(os, where)
+
+    def interrupted(fd: int) -> object:
+        result = real(fd)
+        if threading.current_thread() is threading.main_thread() and next(calls, None) is not None:
+            signal.raise_signal(signal.SIGALRM)
+        return result
+
+    def handler(*_: object) -> None:
+        if fact and not noted:
+            noted.append(1)
+            run.annotate("from the handler")
+        run.log({"alarm": 1.0}, step=next(alarms))
+
+    noted: list[int] = []
+    alarms = itertools.count()
+    before = signal.signal(signal.SIGALRM, handler)
+    monkeypatch.setattr(os, where, interrupted)
+    try:
+        for step in range(20):
+            run.log({f"a{step % 3}": float(step)}, step=step)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    run.finish()
+    state = book.run(run.id)
+    assert sorted(step for n in range(3) for step in state.series(f"a{n}").step) == list(range(20))
+    assert sorted(state.series("alarm").step) == list(range(next(alarms)))
+    assert len(state.notes) == (1 if fact else 0)
+    assert not list(book.settings.journals.iterdir())
 
 
 def test_what_cannot_be_a_metric_is_refused_before_it_is_written(book: Book) -> None:
