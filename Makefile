@@ -16,7 +16,7 @@ test: $(VENV)/test.done  ## what must hold, without what takes long
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not slow and not thorough' $(ARGS)
 
 slow: $(VENV)/test.done  ## what must hold as well: engines on several processes, killed, resumed, replayed; every tracker
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m 'slow and not thorough' $(ARGS)
 
 faults: $(VENV)/test.done  ## what `test` and `slow` try a sample of: every fault, hundreds of times, and every layout
 	$(BIN)/python -m pytest -n 2 --dist worksteal --faults all tests/faults $(ARGS)

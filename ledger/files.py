@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -14,6 +16,10 @@ from ledger.errors import Unavailable, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+
+class Lent(dict[str, Sequence[memoryview]]):
+    """Files that are in memory: the content of each, by its relative path, as buffers of bytes one after the other."""
 
 
 def sync_directory(directory: str | os.PathLike[str]) -> None:
@@ -41,7 +47,29 @@ def write(pieces: Iterable[bytes], target: Path) -> str:
     return digest.hexdigest()
 
 
-def digest_of(pieces: Iterable[bytes]) -> str:
+def write_out(lent: Lent, directory: Path) -> None:
+    """Write files that are in memory, buffers by relative path, into ``directory``. Raises ``Unavailable``."""
+
+    def written(path: str) -> None:
+        file = directory / path
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as stream:
+                for buffer in lent[path]:
+                    stream.write(buffer)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot write {file}: {error.strerror}",
+                mend="make room there: a checkpoint lies there until it is stored",
+            ) from error
+
+    # In two threads, for what takes the time is the memory that the system has to find for new files.
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(written, lent):
+            pass
+
+
+def digest_of(pieces: Iterable[bytes | memoryview]) -> str:
     """SHA-256 of a stream."""
     digest = hashlib.sha256()
     for piece in pieces:

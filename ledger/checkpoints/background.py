@@ -8,13 +8,14 @@ import sys
 import time
 import traceback
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from ledger.checkpoints.keeper import Run as KeptRun
 from ledger.errors import CheckpointUnavailable, FencedAttempt, LedgerError, Unavailable
 from ledger.events import NOT_STORED
+from ledger.files import Lent, write_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,8 @@ class _Task:
     directory: Path
     metrics: Mapping[str, float]
     holds: tuple[str, ...]
+    lent: Lent = field(default_factory=Lent)
+    """Files of the directory that are in memory."""
 
     @property
     def name(self) -> str:
@@ -141,7 +144,7 @@ class BackgroundKeeper:
 
     def keep(
         self,
-        save: Callable[[Path], Callable[[], None]],
+        save: Callable[[Path], Callable[[], object]],
         due: Sequence[Due],
         *,
         step: float,
@@ -150,8 +153,9 @@ class BackgroundKeeper:
     ) -> None:
         """Take a copy of the state by ``save`` and let training go on; the rest follows behind.
 
-        ``save`` gets a directory, and returns what writes the copy to it. With nothing ``due`` that is carried out
-        and nothing stored. Raises ``FencedAttempt`` where another attempt has taken over the run.
+        ``save`` gets a directory, and returns what writes the copy to it. That may leave large files in memory, and
+        return them as ``ledger.files.Lent``, to stay as they are until ``save`` is called again. With nothing ``due``
+        it is carried out and nothing stored. Raises ``FencedAttempt`` where another attempt has taken over the run.
         """
         self._make_room(step)
         began = time.monotonic()
@@ -221,21 +225,30 @@ class BackgroundKeeper:
 
     # --- behind training --------------------------------------------------------------------------------------
 
-    def _work(self, task: _Task, write: Callable[[], None]) -> None:
+    def _work(self, task: _Task, write: Callable[[], object]) -> None:
         began = time.monotonic()
         told = f"the {task.name} was not {'stored' if task.due else 'taken'}"
-        failure = self._failure(write, told, *([NOT_STORED] if task.due else []))
+        failure = self._failure(partial(_written, task, write), told, *([NOT_STORED] if task.due else []))
         if task.due:
             self.failure = failure or self._store(task)
-            if not (self.failure and task.last):
+            if self.failure and task.last:
+                self._failure(partial(write_out, task.lent, task.directory), f"{task.directory} is not whole")
+            else:
                 shutil.rmtree(task.directory, ignore_errors=True)
+        task.lent.clear()
         self.costs.behind += time.monotonic() - began
 
     def _store(self, task: _Task) -> Exception | None:
         failure = None
         for one in task.due:
             store = partial(
-                self._keeper.store, task.directory, [one], step=task.step, metrics=task.metrics, holds=task.holds
+                self._keeper.store,
+                task.directory,
+                [one],
+                step=task.step,
+                metrics=task.metrics,
+                holds=task.holds,
+                lent=task.lent,
             )
             tried = partial(self._tried, store, f"storing the checkpoint {one.name}")
             failed = self._failure(tried, f"the checkpoint {one.name} was not stored")
@@ -289,6 +302,12 @@ class BackgroundKeeper:
     def _raise_if_fenced(self) -> None:
         if self._fenced:
             raise self._fenced
+
+
+def _written(task: _Task, write: Callable[[], object]) -> None:
+    lent = write()
+    if isinstance(lent, Lent):  # what else it may return, a number of bytes, is nobody's business
+        task.lent.update(lent)
 
 
 def _told(error: Exception) -> str:

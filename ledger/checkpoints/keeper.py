@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ledger.events import CheckpointWritten, Trigger
+    from ledger.files import Lent
 
 
 class Run(Protocol):
@@ -40,6 +41,7 @@ class Run(Protocol):
         holds: Sequence[str] = (),
         trigger: Trigger = "steps",
         base: CheckpointWritten | None = None,
+        lent: Lent | None = None,
     ) -> CheckpointWritten:
         """Store the directory; a fact once it is durable and read back."""
 
@@ -127,9 +129,13 @@ class Keeper:
         step: float,
         metrics: Mapping[str, float],
         holds: Sequence[str] = (),
+        lent: Lent | None = None,
     ) -> list[CheckpointWritten]:
-        """Store ``directory`` under each name that is ``due``, then delete what is superseded."""
-        written = self.store(directory, due, step=step, metrics=metrics, holds=holds)
+        """Store ``directory`` under each name that is ``due``, then delete what is superseded.
+
+        ``lent`` are files of it that are in memory, as in ``Run.checkpoint``.
+        """
+        written = self.store(directory, due, step=step, metrics=metrics, holds=holds, lent=lent)
         self.tidy()
         return written
 
@@ -141,13 +147,14 @@ class Keeper:
         step: float,
         metrics: Mapping[str, float],
         holds: Sequence[str] = (),
+        lent: Lent | None = None,
     ) -> list[CheckpointWritten]:
         """The first half of ``keep``. Called again after a failure it goes on with what is missing."""
         stored = {c.name for c in self._written if c.step == step}
         written = []
         for one in due:
             if one.name not in stored:
-                written.append(self._store(directory, one, step=step, metrics=metrics, holds=holds))
+                written.append(self._store(directory, one, step=step, metrics=metrics, holds=holds, lent=lent))
                 self._written = [c for c in self._written if c.name != one.name] + written[-1:]
         return written
 
@@ -158,7 +165,14 @@ class Keeper:
             self._written.remove(old.checkpoint)
 
     def _store(
-        self, directory: Path, due: Due, *, step: float, metrics: Mapping[str, float], holds: Sequence[str]
+        self,
+        directory: Path,
+        due: Due,
+        *,
+        step: float,
+        metrics: Mapping[str, float],
+        holds: Sequence[str],
+        lent: Lent | None,
     ) -> CheckpointWritten:
         def store(base: CheckpointWritten | None) -> CheckpointWritten:
             return self._run.checkpoint(
@@ -170,6 +184,7 @@ class Keeper:
                 holds=holds,
                 trigger=due.trigger,
                 base=base,
+                lent=lent,
             )
 
         base = self._policy.base_of(self._written)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ledger.codec import Recorded
     from ledger.errors import LedgerError
     from ledger.events import DataCommit, Stored, World
+    from ledger.files import Lent
     from ledger.hooks.pages import Adaptation, Page
 
 
@@ -114,6 +115,17 @@ class CheckpointStore(Protocol):
         """What no checkpoint needs: unfinished writes and content left over; removed unless ``dry``.
 
         Nothing that a writer at work may still refer to is touched, whatever process or host it runs in.
+        """
+
+
+@runtime_checkable
+class Borrowing(Protocol):
+    """A store that can read files out of memory. Optional: for any other they are written to the directory first."""
+
+    def write_lent(self, directory: Path, lent: Lent, key: str, base: Stored | None = None) -> Stored:
+        """``write`` of a directory that has the ``lent`` files as well, which are in memory.
+
+        Nobody changes them before this returns, and it keeps none of them.
         """
 
 

@@ -29,7 +29,9 @@ from ledger.events import (
     RunStarted,
     World,
 )
+from ledger.files import Lent, write_out
 from ledger.hooks.guard import Terminated
+from ledger.hooks.ports import Borrowing
 from ledger.record.capture.family import Speakers
 from ledger.record.capture.gpu_time import Meter
 from ledger.record.capture.secrets import Redactor
@@ -182,10 +184,12 @@ class Run:
         holds: Sequence[str] = (),
         trigger: Trigger = "steps",
         base: CheckpointWritten | None = None,
+        lent: Lent | None = None,
     ) -> CheckpointWritten:
         """Store a checkpoint, a directory or a single file; it is a fact once it is durable and was read back.
 
-        ``base`` is an earlier one that it may be stored as the difference to.
+        ``base`` is an earlier one that it may be stored as the difference to. ``lent`` are files of the directory that
+        were never written: buffers of bytes by relative path, which nobody changes before this returns.
 
         Everything logged before is in the log before it. Raises what the checkpoint store raises.
         """
@@ -198,7 +202,12 @@ class Run:
             source = Path(directory)
             if source.is_file():
                 source = Path(shutil.copy2(source, alone)).parent
-            stored = self._book.checkpoints().write(source, key, base)
+            store = self._book.checkpoints()
+            if lent and isinstance(store, Borrowing):
+                stored = store.write_lent(source, lent, key, base)
+            else:
+                write_out(lent or Lent(), source)
+                stored = store.write(source, key, base)
         written = CheckpointWritten(
             **stored.model_dump(),
             step=step,

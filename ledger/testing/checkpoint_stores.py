@@ -13,7 +13,8 @@ import pytest
 
 from ledger.errors import CheckpointUnavailable, Conflict, DigestMismatch, LedgerError, UsageError
 from ledger.events import Stored
-from ledger.hooks.ports import CheckpointStore
+from ledger.files import Lent
+from ledger.hooks.ports import Borrowing, CheckpointStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,28 @@ class BaseCheckpointStoreTests:
         stored = store.write(_directory(tmp_path / "out", _FILES), "run-1/step-10")
         store.read(stored, tmp_path / "new" / "back")
         assert _content(tmp_path / "new" / "back") == _FILES
+
+    def test_what_is_lent_is_stored_as_if_it_were_written(self, store: CheckpointStore, tmp_path: Path) -> None:
+        if not isinstance(store, Borrowing):
+            pytest.skip("this store reads files only")
+        content = memoryview(_FILES["model.pt"])
+        lent = Lent({"model.pt": [content[:3], content[3:3], content[3:]]})
+        rest = _directory(tmp_path / "rest", {name: _FILES[name] for name in _FILES if name != "model.pt"})
+        stored = store.write_lent(rest, lent, "run-1/step-10")
+        assert store.write_lent(rest, lent, "run-1/step-10") == stored
+        assert store.write(_directory(tmp_path / "out", _FILES), "run-1/step-10") == stored
+        with pytest.raises(Conflict, match="run-1/step-10"):
+            store.write_lent(rest, Lent({"model.pt": [content[3:]]}), "run-1/step-10")
+        store.read(stored, tmp_path / "back")
+        assert _content(tmp_path / "back") == _FILES
+
+    def test_all_of_it_may_be_lent(self, store: CheckpointStore, tmp_path: Path) -> None:
+        if not isinstance(store, Borrowing):
+            pytest.skip("this store reads files only")
+        (tmp_path / "empty" / "rng").mkdir(parents=True)
+        lent = Lent((name, [memoryview(content)]) for name, content in _FILES.items())
+        stored = store.write_lent(tmp_path / "empty", lent, "run-1/step-10")
+        assert store.write(_directory(tmp_path / "out", _FILES), "run-1/step-10") == stored
 
     def test_says_what_it_stored(self, store: CheckpointStore, tmp_path: Path) -> None:
         stored = store.write(_directory(tmp_path / "out", _FILES), "run-1/step-10")

@@ -25,6 +25,8 @@ from ledger_fsspec.pieces import LARGEST
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ledger_fsspec.lent import Raw
+
     Bytes = NDArray[np.uint8]
 
 _MAGIC: Final = b"LCO1"
@@ -78,7 +80,7 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
-def encode(raw: bytearray, base: tuple[Base, bytearray] | None) -> tuple[Header, list[Any]]:
+def encode(raw: Raw, base: tuple[Base, bytearray] | None) -> tuple[Header, list[Any]]:
     """The object that keeps ``raw``, as its header and buffers to write one after the other."""
     whole: Bytes = np.frombuffer(raw, np.uint8)
     sample = _sample(whole)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from ledger_fsspec.encoding import Base, Damaged, Header, decode, encode, is_name, parse
 
 if TYPE_CHECKING:
+    from ledger_fsspec.lent import Raw
     from ledger_fsspec.shelves import Shelf
 
 FOLDER: Final = "objects"
@@ -90,7 +91,7 @@ def load(shelf: Shelf, name: str) -> Piece:
     return Piece(raw, needs, frozenset(header.base.checkpoint for header, _ in found if header.base))
 
 
-def keep(shelf: Shelf, raw: bytearray, base: Base | None) -> Kept:
+def keep(shelf: Shelf, raw: Raw, base: Base | None) -> Kept:
     """See to it that ``raw`` is on the shelf, whole: written unless it was, and read back either way."""
     digest = hashlib.sha256(raw).hexdigest()
     origin = base.name[:64] if base else None
@@ -103,7 +104,7 @@ def keep(shelf: Shelf, raw: bytearray, base: Base | None) -> Kept:
     return _written(shelf, raw, digest, base if origin != digest else None)
 
 
-def _written(shelf: Shelf, raw: bytearray, digest: str, base: Base | None) -> Kept:
+def _written(shelf: Shelf, raw: Raw, digest: str, base: Base | None) -> Kept:
     header, parts = encode(raw, _with_content(shelf, base, len(raw)))
     name = f"{digest}-{header.base.name[:64]}" if header.base else digest
     size = sum(len(part) for part in parts)
@@ -128,7 +129,7 @@ def _with_content(shelf: Shelf, base: Base | None, length: int) -> tuple[Base, b
     return (base, content) if len(content) == length else None
 
 
-def _whole(shelf: Shelf, name: str, raw: bytearray) -> Kept | None:
+def _whole(shelf: Shelf, name: str, raw: Raw) -> Kept | None:
     """The object, if it is there and gives ``raw``."""
     try:
         piece = load(shelf, name)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
-from ledger import Hasher, __version__
+from ledger import __version__
 from ledger.errors import CheckpointUnavailable, Conflict, DigestMismatch, IntegrityError, Unavailable, UsageError
+from ledger.files import Lent
 from ledger.hooks.ahead import ahead
 from ledger.hooks.ports import Garbage
 from ledger.hooks.uris import local_path
@@ -28,14 +29,14 @@ from ledger_fsspec.markers import SWEEPING, WRITING, Markers
 from ledger_fsspec.objects import FOLDER, Lost, is_place, load, name_at, place
 from ledger_fsspec.remote import RemoteShelf
 from ledger_fsspec.shelves import TEMPORARY, LocalShelf, temporary_name
-from ledger_fsspec.source import store_directory
+from ledger_fsspec.source import manifest_of, store_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import BinaryIO
 
-    from ledger import Entry
+    from ledger import Entry, Manifest
     from ledger.events import Stored
     from ledger_fsspec.shelves import Shelf
 
@@ -82,6 +83,10 @@ class FsspecStore:
 
     def write(self, directory: Path, key: str, base: Stored | None = None) -> Stored:
         """See ``CheckpointStore``."""
+        return self.write_lent(directory, Lent(), key, base)
+
+    def write_lent(self, directory: Path, lent: Lent, key: str, base: Stored | None = None) -> Stored:
+        """See ``Borrowing``."""
         _guard(key)
         if f"{directory.absolute().as_uri()}/".startswith(f"{self._shelf.uri}/{quote(key)}/"):
             raise UsageError(
@@ -92,13 +97,13 @@ class FsspecStore:
             raise UsageError(f"{directory} is no directory", mend="a checkpoint is a directory of files")
         with self._failures(f"write checkpoint {key}"):
             there = self._peek(key)
-            if there is not None and self._holds(key, there, directory):
+            if there is not None and self._holds(key, there, manifest_of(directory, lent)):
                 return there.stored(self._uri(key))
             self._refuse_nesting(key)
             written: list[str] = []
             try:
                 with self._markers.writing() as in_time:
-                    index = store_directory(self._shelf, directory, *self._base(base), written)
+                    index = store_directory(self._shelf, directory, lent, *self._base(base), written)
                     self._shelf.settle([place(name) for name in index.objects])
                     in_time()
                     published = self._publish(key, index, over=there)
@@ -186,9 +191,8 @@ class FsspecStore:
 
     # --- writing ----------------------------------------------------------------------------------------------
 
-    def _holds(self, key: str, there: Index, directory: Path) -> bool:
+    def _holds(self, key: str, there: Index, manifest: Manifest) -> bool:
         """Whether the key holds just this, whole. Raises ``Conflict`` where it holds something else."""
-        manifest = Hasher().tree(directory, follow=True)
         if there.manifest.digest != manifest.digest:
             raise Conflict(
                 f"{key} holds a checkpoint with other content: {'; '.join(there.manifest.changes(manifest)[:5])}",

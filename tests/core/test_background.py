@@ -17,7 +17,9 @@ import ledger_fsspec
 from ledger.checkpoints import BackgroundKeeper, Due, Keeper, Policy
 from ledger.errors import CheckpointUnavailable, Conflict, FencedAttempt
 from ledger.events import CheckpointDeleted, CheckpointWritten, TrainingResumed
+from ledger.files import Lent
 from ledger.hooks.manager import Plugins
+from ledger.hooks.ports import Borrowing
 from ledger.hooks.specs import hookimpl
 from ledger.record.run import start_run
 from ledger.store.base import run_stream
@@ -34,6 +36,48 @@ EVERY_STEP = Policy(every=1)
 
 
 @dataclass
+class Door:
+    shop: Shop
+    behind: CheckpointStore
+
+    def write(self, directory: Path, key: str, base: Stored | None = None) -> Stored:
+        return self._through(lambda: self.behind.write(directory, key, base))
+
+    def _through(self, write: Callable[[], Stored]) -> Stored:
+        self.shop.writes += 1
+        self.shop.at_once += 1
+        self.shop.most_at_once = max(self.shop.most_at_once, self.shop.at_once)
+        try:
+            assert self.shop.open.wait(DEADLINE_S), "nobody opened the door"
+            if self.shop.errors:
+                raise self.shop.errors.pop(0)
+            return write()
+        finally:
+            self.shop.at_once -= 1
+
+    def delete(self, stored: Stored) -> None:
+        if self.shop.deletions:
+            raise self.shop.deletions.pop(0)
+        self.behind.delete(stored)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "write_lent":  # what this store, like most of strangers, does not have
+            raise AttributeError(name)
+        return getattr(self.behind, name)
+
+
+@dataclass
+class WideDoor(Door):
+    """Through which what is in memory passes, too."""
+
+    def write_lent(self, directory: Path, lent: Lent, key: str, base: Stored | None = None) -> Stored:
+        assert isinstance(self.behind, Borrowing)
+        behind = self.behind
+        self.shop.lent += 1
+        return self._through(lambda: behind.write_lent(directory, lent, key, base))
+
+
+@dataclass
 class Shop:
     """A plugin whose store is the one for files, behind a door that a test closes and a line that it cuts."""
 
@@ -45,38 +89,15 @@ class Shop:
     """Raised by the next writes, one each."""
     deletions: list[Exception] = field(default_factory=list)
     """Raised by the next deletions, one each."""
+    door: type[Door] = Door
+    lent: int = 0
+    """Writes of something in memory."""
 
     @hookimpl
     def open_checkpoint_store(self, uri: str, settings: ledger.Settings) -> CheckpointStore:
         behind = ledger_fsspec.open_checkpoint_store(uri, settings)
         assert behind is not None
-        return Door(self, behind)
-
-
-@dataclass
-class Door:
-    shop: Shop
-    behind: CheckpointStore
-
-    def write(self, directory: Path, key: str, base: Stored | None = None) -> Stored:
-        self.shop.writes += 1
-        self.shop.at_once += 1
-        self.shop.most_at_once = max(self.shop.most_at_once, self.shop.at_once)
-        try:
-            assert self.shop.open.wait(DEADLINE_S), "nobody opened the door"
-            if self.shop.errors:
-                raise self.shop.errors.pop(0)
-            return self.behind.write(directory, key, base)
-        finally:
-            self.shop.at_once -= 1
-
-    def delete(self, stored: Stored) -> None:
-        if self.shop.deletions:
-            raise self.shop.deletions.pop(0)
-        self.behind.delete(stored)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.behind, name)
+        return self.door(self, behind)
 
 
 @pytest.fixture
@@ -112,12 +133,12 @@ class Trainer:
     threads: list[int] = field(default_factory=list)
     """Those in which its state was written."""
 
-    def save(self, directory: Path) -> Callable[[], None]:
+    def save(self, directory: Path) -> Callable[[], object]:
         copy = self.step
 
-        def write() -> None:
+        def write() -> object:
             self.threads.append(threading.get_ident())
-            (directory / "state").write_text(str(copy))
+            return (directory / "state").write_text(str(copy))
 
         return write
 
@@ -245,6 +266,40 @@ def test_the_last_checkpoint_is_no_mere_warning(book: ledger.Book, shop: Shop) -
     state = book.run(run.name)
     assert state.status == "failed"
     assert stored(book, run) == {"step-1": "1"}
+
+
+@dataclass
+class Lender(Trainer):
+    """Its state is never written by itself."""
+
+    def save(self, directory: Path) -> Callable[[], Lent]:
+        self.buffers: list[memoryview] = [memoryview(digit.encode()) for digit in str(self.step)]
+        return lambda: Lent({"state": self.buffers})
+
+
+@pytest.mark.parametrize("door", [Door, WideDoor])
+def test_what_is_lent_is_stored_by_any_store(book: ledger.Book, shop: Shop, run: ledger.Run, door: type[Door]) -> None:
+    shop.door = door
+    shop.errors = [OSError("not now")]
+    keeper = Keeper(run, Policy(every=5))
+    some = Lender(BackgroundKeeper(run, keeper, backoff=(0.0,)), keeper, steps=12)
+    with some.background:
+        some.train()
+    assert stored(book, run) == {"step-5": "5", "step-10": "10", "step-12": "12"}
+    assert shop.writes == 4
+    assert shop.lent == (4 if door is WideDoor else 0)
+    assert not run.scratch.exists()
+
+
+def test_the_last_checkpoint_that_was_lent_is_kept_as_files(book: ledger.Book, shop: Shop) -> None:
+    shop.door = WideDoor
+    shop.errors = [OSError("the disk is gone")] * 3
+    with pytest.raises(CheckpointUnavailable, match="the disk is gone"), start_run(book=book) as run:
+        keeper = Keeper(run, EVERY_STEP)
+        some = Lender(BackgroundKeeper(run, keeper, backoff=(0.0, 0.0)), keeper, steps=1)
+        with some.background:
+            some.train()
+    assert (run.scratch / "step-1" / "state").read_text() == "1"
 
 
 def test_an_error_in_training_waits_for_what_is_under_way_and_is_not_hidden(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ledger.events import Trigger
+    from ledger.files import Lent
 
 HERE = Path()
 VALUES = st.floats(allow_infinity=True, allow_nan=True, width=16)
@@ -82,6 +83,7 @@ class MemoryRun:
         holds: Sequence[str] = (),
         trigger: Trigger = "steps",
         base: CheckpointWritten | None = None,
+        lent: Lent | None = None,
     ) -> CheckpointWritten:
         assert base is None or base in self.checkpoints(), "a difference to what is gone"
         value = (metrics or {}).get("val/loss")

@@ -216,6 +216,7 @@ def test_a_training_that_is_killed_is_mirrored_as_far_as_it_came(mirrored: Desk)
     assert 20 in steps
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_trained_killed_resumed_and_replayed_beside_a_mirror(desk: Desk) -> None:
     desk.write(recipe__toml=RECIPE, ledger__toml=MIRRORED, __gitignore="data/\n")

@@ -85,7 +85,7 @@ def test_what_is_written_is_as_ruff_would_have_it(tmp_path: Path, kind: str, nam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.thorough if k == "engine" else ()) for k in KINDS])
 def test_what_is_written_has_the_types_that_it_says(tmp_path: Path, kind: str) -> None:
     write("mine", kind, tmp_path / "new")
     argv = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache")]

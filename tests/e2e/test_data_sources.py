@@ -165,7 +165,8 @@ def place(request: pytest.FixtureRequest, desk: Desk) -> Iterator[Place]:
 @pytest.mark.parametrize(
     ("place", "task"),
     [
-        *(pytest.param("file", task, marks=pytest.mark.slow) for task in TASKS),
+        pytest.param("file", "mnist", marks=pytest.mark.slow),
+        pytest.param("file", "kjv", marks=pytest.mark.thorough),
         *(pytest.param(place, "kjv", marks=pytest.mark.slow) for place in ("s3", "lakefs")),
         pytest.param("gs", "kjv", marks=pytest.mark.thorough),
         *(pytest.param(place, "mnist", marks=pytest.mark.thorough) for place in ("s3", "gs", "lakefs")),

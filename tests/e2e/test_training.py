@@ -77,6 +77,7 @@ def task(options: GptOptions, data) -> CharGpt:
 """
 
 
+@pytest.mark.slow
 def test_weights_that_part_while_every_loss_agrees_are_found_at_the_first_fingerprint(desk: Desk) -> None:
     desk.write(mine__py=f"HOME = {os.fspath(desk.home.resolve())!r}\n{UNREAD}")
     desk.write(recipe__toml=RECIPE.replace("ledger_trainer.tasks.kjv:gpt", "mine:task"))
@@ -132,8 +133,8 @@ def test_a_truncated_checkpoint_is_skipped_and_the_reason_is_shown(desk: Desk) -
 
 
 STOPS = [
-    (signal.SIGINT, "1"),
-    pytest.param(signal.SIGTERM, "1", marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, "1", marks=pytest.mark.slow),
+    pytest.param(signal.SIGTERM, "1", marks=pytest.mark.thorough),
     pytest.param(signal.SIGINT, "2", marks=pytest.mark.thorough),
     pytest.param(signal.SIGTERM, "2", marks=pytest.mark.thorough),
 ]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ledger.read.state import RunState
 
 pytestmark = pytest.mark.timeout(900)
-SAMPLE = ("fsdp", "zero-2")
+SAMPLE = ("fsdp",)
 STEPS = 200
 """So many that there are some left when the kill, which takes a moment, has come."""
 STRAIGHT = "run-1"

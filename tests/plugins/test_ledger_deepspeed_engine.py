@@ -95,11 +95,11 @@ def thorough(*layouts: Layout) -> list[Any]:
 @pytest.mark.parametrize(
     "layout",
     [
-        Layout(2),
         *slow(Layout(3, precision="bfloat16"), Layout(1, pipeline=2)),
         *thorough(
             Layout(0),
             Layout(1),
+            Layout(2),
             Layout(3),
             Layout(0, precision="bfloat16"),
             Layout(1, precision="bfloat16"),
@@ -163,6 +163,7 @@ def test_it_goes_on_with_more_and_with_fewer_processes(tmp_path: Path, layout: L
     assert [path.name for path in (tmp_path / "straight").iterdir() if "universal" in path.name] == []
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_hosts_that_share_a_checkpoint_convert_it_once(tmp_path: Path) -> None:
     """Two launchers, each with one process, as on two hosts with a common file system."""

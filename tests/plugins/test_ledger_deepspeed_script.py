@@ -78,6 +78,7 @@ def test_a_script_that_fails_goes_on_from_its_checkpoint_bit_for_bit(desk: Desk)
     assert halves == desk.metrics("run-2")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_script_whose_run_was_taken_over_stops(desk: Desk) -> None:
     """It would train for minutes; another process resumes its run as soon as it has begun."""

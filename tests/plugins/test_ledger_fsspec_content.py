@@ -24,10 +24,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from safetensors.numpy import save_file
 
 from ledger.errors import CheckpointUnavailable, Conflict, DigestMismatch, IntegrityError, LedgerError, Unavailable
+from ledger.files import Lent
 from ledger_fsspec import encoding, markers
 from ledger_fsspec import store as module
 from ledger_fsspec.encoding import Base, Damaged, decode, encode, parse
 from ledger_fsspec.index import Index
+from ledger_fsspec.lent import LentFile
 from ledger_fsspec.objects import place
 from ledger_fsspec.pieces import LARGEST, lengths
 from ledger_fsspec.remote import RemoteShelf
@@ -103,6 +105,54 @@ def test_zip_files_are_cut_between_members() -> None:
             archive.writestr(name, content)
     parts = cut(stream.getvalue())
     assert [part for part in parts if len(part) > 1000] == list(members.values())
+
+
+@given(st.lists(st.binary(max_size=9), max_size=5), st.lists(st.integers(0, 12), max_size=8), st.integers(0, 9))
+def test_what_is_lent_reads_like_a_file(buffers: list[bytes], sizes: list[int], start: int) -> None:
+    whole = b"".join(buffers)
+    lent = LentFile([memoryview(buffer) for buffer in buffers])
+    assert (lent.size, lent.readable(), lent.seekable()) == (len(whole), True, True)
+    assert lent.read() == whole
+    file = io.BytesIO(whole)
+    for stream in (lent, file):
+        assert stream.seek(min(start, len(whole))) == stream.tell()
+    for number, size in enumerate(sizes):
+        found = lent.read(size) if number % 2 else lent.take(min(size, len(whole) - lent.tell()))
+        assert found == file.read(size)
+    assert lent.tell() == file.tell()
+    assert lent.seek(-1, io.SEEK_END) == len(whole) - 1 if whole else True
+    assert lent.seek(1, io.SEEK_CUR) == len(whole) if whole else True
+
+
+def test_what_lies_in_one_buffer_is_not_copied() -> None:
+    buffer = memoryview(bytearray(b"abcdef"))
+    lent = LentFile([buffer, buffer])
+    first, across = lent.take(4), lent.take(4)
+    buffer[0:6] = b"ABCDEF"
+    assert (bytes(first), bytes(across)) == (b"ABCD", b"efab")
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_what_is_lent_makes_the_same_objects(tmp_path: Path, base: bool) -> None:
+    """So a checkpoint shares its content with one that was stored from files."""
+    tensors = {name: weights(seed) for seed, name in enumerate("abc")}
+    saved(tmp_path / "first", tensors | {"a": tensors["a"] * 1.0001})
+    saved(tmp_path / "out", tensors)
+    (tmp_path / "out" / "step").write_text("3")
+    path = tmp_path / "out" / "model.safetensors"
+    content = memoryview(path.read_bytes())
+    stores = []
+    for name in ("files", "lent"):
+        store = FsspecStore(LocalShelf(tmp_path / name))
+        before = store.write(tmp_path / "first", "first") if base else None
+        if name == "lent":
+            path.unlink()
+            lent = Lent({"model.safetensors": [content[:1000], content[1000:700_000], content[700_000:]]})
+            stored = store.write_lent(tmp_path / "out", lent, "second", before)
+        else:
+            stored = store.write(tmp_path / "out", "second", before)
+        stores.append((stored.digest, stored.files, stored.stored_bytes, stored.bases, objects(tmp_path / name)))
+    assert stores[0] == stores[1]
 
 
 def test_small_neighbours_share_a_piece_and_large_ones_are_cut() -> None:

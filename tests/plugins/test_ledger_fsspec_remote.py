@@ -62,7 +62,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     ["s3", pytest.param("gcs", marks=pytest.mark.thorough), pytest.param("azure", marks=pytest.mark.slow)],
     indirect=True,
 )
-@pytest.mark.parametrize(("fault", "nth"), [("unavailable", 4), ("cut", 4), ("deaf", 5), ("crawl", 1)])
+@pytest.mark.parametrize(
+    ("fault", "nth"),
+    [("unavailable", 4), ("cut", 4), ("deaf", 5), pytest.param("crawl", 1, marks=pytest.mark.thorough)],
+)
 def test_a_bad_network_costs_time_and_nothing_else(service: Service, fault: Fault, nth: int, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -64,7 +64,7 @@ class TestOfflineMirror(BaseMirrorTests):
         return lambda run: _log_with_wandb(tmp_path, "else", run)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 class TestOnlineMirror(BaseMirrorTests):
     client = "wandb"
     secrets = (KEY,)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from ledger.errors import CheckpointUnavailable, Unavailable
+from ledger.files import write_out
 from ledger_trainer.engines import TorchEngine, files
 from ledger_trainer.engines.staging import Staging
 from ledger_trainer.engines.state import Part, whole
+from ledger_trainer.fingerprint import tensor_bytes
 from ledger_trainer.recipe import TrainingRecipe
 from ledger_trainer.session import engine_config
 from tests.limits import files_up_to
@@ -135,8 +140,9 @@ def test_a_full_disk_is_told_with_the_mend(tmp_path: Path) -> None:
 def test_parts_are_put_together_from_the_files_of_all_ranks(tmp_path: Path) -> None:
     tensor = torch.arange(12.0).reshape(4, 3)
     for rank, rows in enumerate((slice(0, 3), slice(3, 4))):
-        files.write(tmp_path, rank, {"t": Part(tensor[rows], (rows.start, 0), tensor.shape, frozenset({"shard"}))})
-    files.write(tmp_path, 2, {})
+        part = Part(tensor[rows], (rows.start, 0), tensor.shape, frozenset({"shard"}))
+        write_out(files.content(rank, {"t": part}), tmp_path)
+    write_out(files.content(2, {}), tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     assert torch.equal(files.read_whole(tmp_path)["t"], tensor)
 
@@ -148,11 +154,11 @@ def test_a_part_that_is_missing_is_noticed(tmp_path: Path, missing: int | None) 
     engine.save(tmp_path)()
     saved = files.read_whole(tmp_path / "model")
     frozen = saved.pop("frozen.weight")
-    files.write(tmp_path / "model", 0, {name: whole(tensor) for name, tensor in saved.items()})
+    write_out(files.content(0, {name: whole(tensor) for name, tensor in saved.items()}), tmp_path / "model")
     for k in {0, 1, 2} - {missing}:
         rows = slice(k * 2, min(k * 2 + 2, 5))
         part = Part(frozen[rows], (rows.start, 0), frozen.shape, frozenset({"shard"}))
-        files.write(tmp_path / "model", k + 1, {"frozen.weight": part})
+        write_out(files.content(k + 1, {"frozen.weight": part}), tmp_path / "model")
     if missing is None:
         engine.load(tmp_path)
     else:
@@ -224,6 +230,38 @@ def test_the_files_are_safetensors_that_others_can_read(tmp_path: Path) -> None:
     assert torch.equal(optimizer["first.weight.exp_avg"], state["exp_avg"])
     assert optimizer["first.weight.step"] == 2
     assert json.loads((tmp_path / "engine.json").read_text()) == {"steps": 2}
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda name: name != "__metadata__"),
+        st.tuples(st.sampled_from([*files._DTYPES]), st.lists(st.integers(0, 3), max_size=3), st.binary(min_size=512)),
+        min_size=1,
+    )
+)
+def test_any_tensors_come_back_from_what_is_lent(given: dict[str, tuple[torch.dtype, list[int], bytes]]) -> None:
+    tensors = {
+        name: torch.frombuffer(bytearray(content[: 27 * 16]), dtype=torch.uint8)[: math.prod(shape) * dtype.itemsize]
+        .view(dtype)
+        .reshape(shape)
+        for name, (dtype, shape, content) in given.items()
+    }
+    ((name, buffers),) = files.content(7, {name: whole(tensor) for name, tensor in tensors.items()}).items()
+    assert name == "rank-00007.safetensors"
+    found = safetensors.torch.load(b"".join(buffers))
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert tensor_bytes(found[name]) == tensor_bytes(tensor)
+
+
+def test_what_is_lent_is_what_is_written(tmp_path: Path) -> None:
+    engine = trained()
+    lent = engine.lend(tmp_path)()
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.json"]
+    engine.save(tmp_path)()
+    for path, buffers in lent.items():
+        assert (tmp_path / path).read_bytes() == b"".join(buffers)
 
 
 def test_where_it_trains() -> None:

@@ -37,10 +37,15 @@ FOUR: dict[str, dict[str, int]] = {
     "pipeline-tensor": {"pipeline": 2, "tensor": 2},
     "deep": {"pipeline": 4},
 }
-CASES = [
-    pytest.param(sizes, id=name, marks=[] if name == "fsdp" else pytest.mark.slow)
-    for name, sizes in (TWO | FOUR).items()
-]
+SLOW = ("ddp", "ddp-tensor", "pipeline-ddp", "pipeline-fsdp", "pipeline-tensor")
+"""Those that the others are made of."""
+
+
+def _mark(name: str) -> Any:
+    return () if name == "fsdp" else pytest.mark.slow if name in SLOW else pytest.mark.thorough
+
+
+CASES = [pytest.param(sizes, id=name, marks=_mark(name)) for name, sizes in (TWO | FOUR).items()]
 
 
 @pytest.fixture(scope="module", autouse=True)

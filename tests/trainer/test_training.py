@@ -187,7 +187,7 @@ def last(run: RunState) -> CheckpointWritten:
     ("overrides", "batch", "step"),
     [
         pytest.param((), 4, None, marks=pytest.mark.thorough, id="before the first checkpoint"),
-        pytest.param((), 15, 4, marks=pytest.mark.slow, id="one process"),
+        pytest.param((), 15, 4, marks=pytest.mark.thorough, id="one process"),
         pytest.param((TWO,), 23, 8, marks=pytest.mark.slow, id="two processes"),
     ],
 )
@@ -216,12 +216,14 @@ def test_the_same_recipe_trains_to_the_same_bits_even_when_it_is_killed(
     assert workshop.files(last(resumed)) == workshop.files(last(straight))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_another_seed_trains_to_other_bits(workshop: Workshop) -> None:
     first, second = (workshop.train(f"seed={seed}", "steps=4")[1] for seed in (1, 2))
     assert prints(first)[4] != prints(second)[4]
 
 
+@pytest.mark.thorough
 def test_the_checkpoint_of_two_processes_holds_the_generators_of_both(workshop: Workshop) -> None:
     _, run = workshop.train(TWO, "steps=6", "fingerprint.every=5", "checkpoint.export=bfloat16")
     written = last(run)
@@ -315,6 +317,7 @@ def test_by_the_clock_a_checkpoint_leaves_no_mark_in_what_is_compared(workshop: 
     assert set(prints(run)) == {4, 6}
 
 
+@pytest.mark.thorough
 def test_killed_between_the_two_checkpoints_of_a_step_the_second_is_made_up_for(
     workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +354,7 @@ def test_a_checkpoint_that_is_refused_is_on_record_and_the_last_one_fails_the_ru
     assert names(workshop.resume(run))[-1] == "step-6"
 
 
+@pytest.mark.slow
 def test_a_rank_that_cannot_write_its_part_is_named_and_training_goes_on(
     workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +399,7 @@ def test_on_another_number_of_processes_training_goes_on_and_says_what_that_mean
     assert {f.path for f in last(resumed).files if f.path.startswith("rng")} == {"rng-rank0.pt"}
 
 
+@pytest.mark.thorough
 def test_training_waits_for_a_slow_store_and_says_so(
     workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,7 +415,7 @@ def test_training_waits_for_a_slow_store_and_says_so(
 
 
 _SEEDS = (
-    1,
+    pytest.param(1, marks=pytest.mark.slow),
     *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(2, 10)),
 )
 
@@ -468,6 +473,7 @@ Workshop(Path.cwd(), ledger.open_ledger(str(Path(".ledger").absolute()))).train(
     return workshop.book.run(started[0].id)
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_no_number_is_recorded_and_ends_the_training(workshop: Workshop) -> None:
     outcome, run = workshop.train("optim.lr=1e30", "optim.clip=0.0", "schedule.kind=constant", "schedule.warmup=0")
     assert outcome.status == "failed"
@@ -500,6 +506,7 @@ def test_what_only_the_training_process_can_know_ends_it_before_the_first_step(
     assert not run.metrics
 
 
+@pytest.mark.thorough
 def test_a_users_own_task_is_found_in_the_directory(workshop: Workshop) -> None:
     (workshop.home / "my_task.py").write_text("""
 from pydantic import BaseModel

@@ -15,11 +15,12 @@ from __future__ import annotations
 import io
 import json
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import torch
 
 from ledger.errors import CheckpointUnavailable
+from ledger.files import Lent
 from ledger_trainer import ranks
 from ledger_trainer.determinism import capture_random_state, restore_random_state, seed_all
 
@@ -32,22 +33,36 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 
 
-def save(directory: Path, engine: Engine, *, step: int, seed: int, rank: int) -> Callable[[], None]:
+@runtime_checkable
+class Lending(Protocol):
+    """An engine that need not write its tensors for others to read them."""
+
+    def lend(self, directory: Path) -> Callable[[], Lent]:
+        """``Engine.save``, save that what is returned may leave files in memory, and then returns them.
+
+        They stay as they are until ``save``, ``lend`` or ``fingerprint`` is called after another step.
+        """
+
+
+def save(directory: Path, engine: Engine, *, step: int, seed: int, rank: int, lend: bool = False) -> Callable[[], Lent]:
     """Take the whole state after ``step``; what is returned writes this rank's part of it to ``directory``.
 
-    A collective, under the terms of ``Engine.save``. Every rank must see the directory.
+    A collective, under the terms of ``Engine.save``. Every rank must see the directory. Files that this rank is to
+    ``lend`` are not written where the engine can leave them in memory: what is returned returns them.
     """
     directory.mkdir(parents=True, exist_ok=True)
     state = canonical(capture_random_state())
     world = ranks.world()
-    write_engine = engine.save(directory)
+    take: Callable[[], Lent | None]
+    take = engine.lend(directory) if lend and isinstance(engine, Lending) else engine.save(directory)
 
-    def write() -> None:
-        write_engine()
+    def write() -> Lent:
+        lent = take() or Lent()
         save_state(state, directory / f"rng-rank{rank}.pt")
         if rank == 0:
             progress = {"format": FORMAT, "seed": seed, "step": step, "world": world}
             (directory / "progress.json").write_text(json.dumps(progress, sort_keys=True) + "\n")
+        return lent
 
     return write
 

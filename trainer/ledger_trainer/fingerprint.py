@@ -104,10 +104,16 @@ def tensor_digest(name: str, tensor: torch.Tensor) -> str:
     """SHA-256 over name, dtype and shape as JSON, and the bytes."""
     header = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
     digest = hashlib.sha256(header.encode())
-    # As bytes, because NumPy knows no bfloat16, and without a copy, because tobytes() would make one.
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest.update(flat.numpy().data)
+    digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The values of a tensor in row-major order; where it is contiguous and on the CPU, it is no copy."""
+    # As bytes, because NumPy knows no bfloat16, and not by tobytes(), because that would copy.
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    view: memoryview = flat.numpy().data
+    return view
 
 
 def _union(ranks: Sequence[Mapping[str, str]], disagreements: list[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import ledger
 from ledger.errors import CheckpointUnavailable, LedgerError
+from ledger.files import Lent
 from ledger_trainer import checkpoint, ranks
 from ledger_trainer.export import export_model
 from ledger_trainer.fingerprint import Digests, Exporting, Fingerprinting, merge
@@ -91,16 +92,18 @@ class Saver:
         if error is None:
             self._console.say(self._summary())
 
-    def _stage(self, step: int, due: Sequence[Due], fingerprint: bool, directory: Path) -> Callable[[], None]:
+    def _stage(self, step: int, due: Sequence[Due], fingerprint: bool, directory: Path) -> Callable[[], Lent]:
         """What training stands still for; returns what is done behind it."""
         write = digest = None
+        export = bool(self._export) and any(one.best for one in due)
         if due:
-            write = checkpoint.save(directory, self._engine, step=step, seed=self._seed, rank=self._rank)
+            # Others than rank 0 tell it of their parts by files, and so does rank 0 who reads them for an export.
+            lend = self._rank == 0 and not export
+            write = checkpoint.save(directory, self._engine, step=step, seed=self._seed, rank=self._rank, lend=lend)
         if fingerprint and isinstance(self._engine, Fingerprinting):
             began = time.monotonic()
             digest = self._engine.fingerprint()
             self._prints_staged += time.monotonic() - began
-        export = bool(self._export) and any(one.best for one in due)
         return partial(self._work, step, directory, write, digest, export=export)
 
     def _anyone(self, busy: bool) -> bool:
@@ -121,16 +124,16 @@ class Saver:
         self,
         step: int,
         directory: Path,
-        write: Callable[[], None] | None,
+        write: Callable[[], Lent] | None,
         digest: Callable[[], ShardDigests] | None,
         *,
         export: bool,
-    ) -> None:
-        own = self._part(write, digest)
+    ) -> Lent:
+        own, lent = self._part(write, digest)
         parts = Parts(directory, self._hosts, patience=self._patience)
         if self._rank:
             parts.tell(self._rank, own)
-            return
+            return Lent()
         told = parts.collect(own)
         if digest:
             self._record(step, [part.digests for part in told if part.digests])
@@ -139,21 +142,23 @@ class Saver:
                 raise CheckpointUnavailable(f"rank {rank} on {self._hosts[rank]}: {part.failure}")
         if export and isinstance(self._engine, Exporting):
             export_model(self._engine.export(directory), directory, self._export)
+        return lent
 
-    def _part(self, write: Callable[[], None] | None, digest: Callable[[], ShardDigests] | None) -> Part:
+    def _part(self, write: Callable[[], Lent] | None, digest: Callable[[], ShardDigests] | None) -> tuple[Part, Lent]:
         """Write and digest; a failure is told to rank 0, which knows what to do about it."""
         failures: list[str] = []
         digests = None
+        lent = Lent()
         if write:
             with _told_to(failures):
-                write()
+                lent = write()
         if digest:
             began = time.monotonic()
             with _told_to(failures):
                 found = digest()
                 digests = Digests(dict(found.parameters), dict(found.optimizer))
             self._prints_behind += time.monotonic() - began
-        return Part("; ".join(failures), digests)
+        return Part("; ".join(failures), digests), lent
 
     def _record(self, step: int, digests: Sequence[Digests]) -> None:
         if len(digests) < len(self._hosts):

@@ -104,7 +104,7 @@ def _ledger(engine: TorchEngine, home: Path) -> Callable[[int], Callable[[], Non
     behind = ledger.BackgroundKeeper(run, keeper)
 
     def save(number: int) -> Callable[[], None]:
-        take = partial(checkpoint.save, engine=engine, step=engine.done, seed=7, rank=0)
+        take = partial(checkpoint.save, engine=engine, step=engine.done, seed=7, rank=0, lend=True)
         behind.keep(take, keeper.due(engine.done, {}), step=engine.done, metrics={})
         return stored
 

@@ -10,12 +10,12 @@ import contextlib
 import json
 import math
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from ledger.errors import CheckpointUnavailable
+from ledger.files import Lent, write_out
 from ledger_trainer.determinism import random_state_kept
 from ledger_trainer.engines import files
 from ledger_trainer.engines.staging import Staging
@@ -106,20 +106,23 @@ class TorchEngine:
 
     def save(self, directory: Path) -> Callable[[], None]:
         """Copy what this process is to write; what is returned writes it."""
+        lend = self.lend(directory)
+        return lambda: write_out(lend(), directory)
+
+    def lend(self, directory: Path) -> Callable[[], Lent]:
+        """The same where what is returned leaves tensors in memory."""
         model, optimizer = self._staged(owned=True), self._staged_optimizer(owned=True)
         rank, done = self._rank, self.done
 
-        def write() -> None:
-            # In two threads, for what takes the time is the memory that the system has to find for new files.
-            with ThreadPoolExecutor(2) as pool:
-                written = [
-                    pool.submit(files.write, directory / "model", rank, model),
-                    pool.submit(files.write, directory / "optimizer", rank, optimizer),
-                ]
-            for each in written:
-                each.result()
+        def write() -> Lent:
             if rank == 0:
+                directory.mkdir(parents=True, exist_ok=True)
                 (directory / "engine.json").write_text(json.dumps({"steps": done}) + "\n")
+            return Lent(
+                (f"{kind}/{name}", buffers)
+                for kind, parts in (("model", model), ("optimizer", optimizer))
+                for name, buffers in files.content(rank, parts).items()
+            )
 
         return write
 

@@ -2,7 +2,8 @@
 
 Each process writes what it has as safetensors, with the offsets in the form of torch's distributed checkpoint
 (``HuggingFaceStorageWriter(save_distributed=True)``), whose reader puts parts together again for any other number
-of processes. Nothing is pickled. The writer itself is not used: it would copy everything into one string first.
+of processes. Nothing is pickled. The writer itself is not used: it would copy everything into one string first, and
+that of safetensors can only write to a disk, where a store that takes buffers has no need of it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from ledger.errors import CheckpointUnavailable, Unavailable
+from ledger.errors import CheckpointUnavailable
+from ledger.files import Lent
+from ledger_trainer.fingerprint import tensor_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +29,26 @@ if TYPE_CHECKING:
     from ledger_trainer.engines.state import Part
 
 
+_DTYPES: Final = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+    torch.float64: "F64",
+}
+
+
 @dataclass(frozen=True)
 class Stored:
     """A whole tensor, as the files have it."""
@@ -35,22 +57,31 @@ class Stored:
     dtype: torch.dtype
 
 
-def write(directory: Path, rank: int, parts: Mapping[str, Part]) -> None:
-    """Write the parts of one process, if there are any; equal parts give equal bytes. Raises ``Unavailable``."""
+def content(rank: int, parts: Mapping[str, Part]) -> Lent:
+    """The file of one process by its name, if it has any parts, as buffers; equal parts give equal bytes.
+
+    The format: https://huggingface.co/docs/safetensors#format. The largest numbers come first, so that all of them
+    are aligned.
+    """
     if not parts:
-        return
-    directory.mkdir(parents=True, exist_ok=True)
+        return Lent()
     offsets = {name: {"saved_offsets": list(part.offsets)} for name, part in parts.items()}
-    tensors = {name: part.tensor for name, part in parts.items()}
-    file = directory / f"rank-{rank:05d}.safetensors"
-    # One entry and no more: safetensors writes several in any order.
-    metadata = {"DCP_SHARDING_INFO": json.dumps(offsets, sort_keys=True)}
-    try:
-        safetensors.torch.save_file(tensors, file, metadata)
-    except SafetensorError as error:
-        raise Unavailable(
-            f"cannot write {file}: {error}", mend="make room there: a checkpoint lies there until it is stored"
-        ) from error
+    header: dict[str, Any] = {"__metadata__": {"DCP_SHARDING_INFO": json.dumps(offsets, sort_keys=True)}}
+    buffers = []
+    end = 0
+    for name, part in sorted(parts.items(), key=lambda item: (-item[1].tensor.element_size(), item[0])):
+        buffer = tensor_bytes(part.tensor)
+        header[name] = {
+            "dtype": _DTYPES[part.tensor.dtype],
+            "shape": list(part.tensor.shape),
+            "data_offsets": [end, end + len(buffer)],
+        }
+        end += len(buffer)
+        buffers.append(buffer)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    begin = memoryview(len(text).to_bytes(8, "little") + text)
+    return Lent({f"rank-{rank:05d}.safetensors": [begin, *buffers]})
 
 
 def stored(directory: Path) -> dict[str, Stored]:
