@@ -29,7 +29,7 @@ from ledger.events import (
     RunStarted,
     World,
 )
-from ledger.files import Lent, write_out
+from ledger.files import write_out
 from ledger.hooks.guard import Terminated
 from ledger.hooks.ports import Borrowing
 from ledger.record.capture.family import Speakers
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
     from ledger.events import Event, Trigger
+    from ledger.files import Lent
     from ledger.read.state import RunState
 
 
@@ -206,7 +207,8 @@ class Run:
             if lent and isinstance(store, Borrowing):
                 stored = store.write_lent(source, lent, key, base)
             else:
-                write_out(lent or Lent(), source)
+                if lent:
+                    write_out(lent, source)
                 stored = store.write(source, key, base)
         written = CheckpointWritten(
             **stored.model_dump(),

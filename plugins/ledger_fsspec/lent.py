@@ -17,11 +17,11 @@ class LentFile(io.RawIOBase):
     """Buffers of bytes, one after the other."""
 
     def __init__(self, buffers: Sequence[memoryview]) -> None:
-        self._buffers = [buffer for buffer in buffers if len(buffer)]
+        self._buffers = [buffer.cast("B") for buffer in buffers if buffer.nbytes]
         self._starts = [*accumulate(map(len, self._buffers), initial=0)]
         self._at = 0
         self.size = self._starts[-1]
-        """Bytes of all of them."""
+        """In bytes."""
 
     def readable(self) -> bool:
         """It is."""

@@ -86,7 +86,7 @@ def manifest_of(directory: Path, lent: Lent) -> Manifest:
     """What ``store_directory`` would store."""
     entries = [entry for entry in Hasher().tree(directory, follow=True).entries if entry.path not in _folders(lent)]
     for path, buffers in lent.items():
-        entries.append(Entry(path, digest_of(buffers), sum(map(len, buffers))))
+        entries.append(Entry(path, digest_of(buffers), sum(buffer.nbytes for buffer in buffers)))
     return Manifest.of(entries)
 
 

@@ -124,6 +124,15 @@ def test_what_is_lent_reads_like_a_file(buffers: list[bytes], sizes: list[int], 
     assert lent.seek(1, io.SEEK_CUR) == len(whole) if whole else True
 
 
+def test_a_buffer_may_be_one_of_numbers(store: FsspecStore, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    numbers = np.arange(10, dtype=np.float32)
+    for key in ("first", "first", "second"):
+        stored = store.write_lent(tmp_path / "out", Lent({"numbers": [numbers.data, numbers[:3].data]}), key)
+    store.read(stored, tmp_path / "back")
+    assert (tmp_path / "back" / "numbers").read_bytes() == numbers.tobytes() + numbers[:3].tobytes()
+
+
 def test_what_lies_in_one_buffer_is_not_copied() -> None:
     buffer = memoryview(bytearray(b"abcdef"))
     lent = LentFile([buffer, buffer])
