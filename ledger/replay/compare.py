@@ -122,6 +122,7 @@ class Comparison:
         self._reached = -math.inf
         self._lowest = math.inf
         self._inexact = False
+        self._other_data = False
 
     @property
     def exhausted(self) -> bool:
@@ -158,21 +159,22 @@ class Comparison:
         ``stopped`` says that the replay was ended on purpose, at a divergence or because all was compared:
         then what it did not come to is not held against it.
         """
-        checks = [self._exit_status(replayed, stopped)]
+        ending = self._exit_status(replayed, stopped)
+        without_step: list[Check] = []
         if not stopped:
             for key, sequence in self._witnesses.series.items():
                 self._miss(key, self._tallies[key], sequence, len(sequence.steps))
             if not self._witnesses.endless and self._part.whole:
-                checks += self._artifacts(replayed)
-        checks[1:1] = [self._check(key, tally) for key, tally in self._tallies.items() if self._counts(key, tally)]
-        checks += self._beginning()
-        return Judgement(self._verdict(), tuple(checks), self.first, self._only_lacks(checks))
+                without_step += self._artifacts(replayed)
+        without_step += self._beginning()
+        series = [self._check(key, tally) for key, tally in self._tallies.items() if self._counts(key, tally)]
+        checks = (ending, *series, *without_step)
+        return Judgement(self._verdict(), checks, self.first, self._only_lacks(without_step))
 
-    def _only_lacks(self, checks: Iterable[Check]) -> bool:
-        lacking = {_EXIT_STATUS, *(key.what() for key, tally in self._tallies.items() if not tally.wrong)}
-        lacking |= {check.name for check in checks if check.actual == NOTHING}
-        failed = {check.name for check in checks if not check.passed}
-        return self.first is not None and {self.first.what, *failed} <= lacking
+    def _only_lacks(self, without_step: Iterable[Check]) -> bool:
+        wrong = self._other_data or any(tally.wrong for tally in self._tallies.values())
+        lacking = all(check.passed or check.actual == NOTHING for check in without_step)
+        return self.first is not None and lacking and not wrong
 
     # --- series ---------------------------------------------------------------------------------------------
 
@@ -305,6 +307,7 @@ class Comparison:
         if pinned is not None and pinned.digest != event.digest:
             told = Divergence(what=f"data {event.name}", expected=pinned.digest, actual=event.digest)
             self._note((-math.inf, False, 0, told.what), told)
+            self._other_data = True
 
     def _exit_status(self, replayed: RunState, stopped: bool) -> Check:
         """Compare how the two ended. A crash explains what is missing behind it: it comes first."""

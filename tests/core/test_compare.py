@@ -666,3 +666,19 @@ def test_of_other_processes_only_the_first_rank_is_compared() -> None:
     assert comparison.finish(fold(again)).verdict == "identical"
     alone = compared_with(state)
     assert [alone.feed(recorded) for recorded in again][-1] is not None
+
+
+@pytest.mark.parametrize("name", ["loss", "exit status", "data train", "artifact out"])
+def test_what_merely_lacks_is_told_from_what_is_otherwise(name: str) -> None:
+    """Whatever a metric is called: its name is no excuse for its values."""
+    original = [data("a"), *points(name, [(1, 0.5), (2, 0.25)]), checkpoint(2, model="x"), artifact("out", "o"), DONE]
+    failed = RunFailed(step=2, exception="RuntimeError: full", exit_code=1)
+    same = points(name, [(1, 0.5), (2, 0.25)])
+    assert judge(original, [data("a"), *same, failed]).only_lacks
+    assert judge(original, [data("a"), *same[:1], failed]).only_lacks
+    assert not judge(original, [data("a"), *points(name, [(1, 0.5), (2, 0.75)]), failed]).only_lacks
+    assert not judge(original, [data("a"), *same, *points("more", [(2, 1.0)]), failed]).only_lacks
+    assert not judge(original, [data("b"), *same, failed]).only_lacks
+    assert not judge(original, [data("a"), *same, checkpoint(2, model="y"), failed]).only_lacks
+    assert not judge(original, [data("a"), *same, checkpoint(2, model="x"), artifact("out", "p"), DONE]).only_lacks
+    assert not judge(original, original).only_lacks
