@@ -21,6 +21,7 @@ from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 from ledger.cli import main
 from tests.e2e.desk import Desk, Done
 
+pytestmark = pytest.mark.slow
 RECIPE = """
 task = "ledger_trainer.tasks.kjv:gpt"
 seed = 7

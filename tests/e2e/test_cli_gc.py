@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.desk import PATIENCE_S, Desk
 
 TRAIN = """
@@ -32,6 +34,7 @@ def age(place: Path) -> None:
             os.utime(os.path.join(directory, name), (then, then), follow_symlinks=False)
 
 
+@pytest.mark.slow
 def test_a_dry_run_first_and_nothing_that_a_run_needs(desk: Desk) -> None:
     desk.write(train__py=TRAIN, __gitignore="state/\nout.txt\nwait\n")
     desk.ledger("init")

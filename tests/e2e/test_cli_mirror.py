@@ -283,6 +283,7 @@ def test_what_makes_no_sense_is_refused(desk: Desk) -> None:
     assert "run-9" in desk.ledger("mirror", "run-9", "--to", "jsonl", code=3).err
 
 
+@pytest.mark.slow
 def test_differences_are_printed_and_give_1(desk: Desk, tmp_path: Path) -> None:
     desk.write(train__py=TRAIN, ledger__toml=f'[plugin.jsonl]\ndirectory = "{tmp_path}/files"\n')
     desk.commit()

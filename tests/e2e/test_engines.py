@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ledger.read.state import RunState
 
 pytestmark = pytest.mark.timeout(900)
-QUICK = ("torch",)
 SLOW = ("fsdp", "zero-3")
 """What is most unlike the others, and unlike ddp, with which many other tests train. The rest is for `make faults`."""
 
@@ -47,8 +46,6 @@ def _tests(name: str) -> type[OnRealText]:
         "launch": LAUNCH.get(name, ()),
     }
     tests: type[OnRealText] = type(f"Test{name.title().replace('-', '')}", (OnRealText,), attributes)
-    if name in QUICK:
-        return tests
     return (pytest.mark.slow if name in SLOW else pytest.mark.thorough)(tests)
 
 

@@ -56,6 +56,7 @@ def steps(desk: Desk) -> dict[int, list[float]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_restarted_go_on_from_the_newest_checkpoint_as_a_new_attempt(desk: Desk) -> None:
     told = train(desk, lives=3, restarts=2)
     for rank in (0, 1):

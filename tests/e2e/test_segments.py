@@ -436,7 +436,7 @@ def test_a_training_from_a_recipe_is_repeated_in_parts(trained: Desk, processes:
     assert "steps" in trained.ledger("checkpoints", "run-1").out
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_replay_with_other_processes_says_what_not_to_expect(trained: Desk) -> None:
     trained.ledger("train", "recipe.toml", "--nproc", "2")
     (plan,) = trained.ledger("replay", "run-1", "--nproc", "1", "--plan", "--json").json

@@ -168,6 +168,7 @@ def test_what_costs_no_run_costs_no_run(
     assert "jsonl" in asked.err
 
 
+@pytest.mark.slow
 def test_what_it_prints_and_forks_changes_nothing_in_any_hook(
     desk: Desk, tmp_path: Path, undisturbed: dict[float, dict[str, float]]
 ) -> None:

@@ -91,6 +91,7 @@ def test_weights_that_part_while_every_loss_agrees_are_found_at_the_first_finger
     assert "2 equal bit for bit" in checks["fingerprints"]["actual"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.thorough)])
 def test_killed_resumed_replayed_equals_never_killed(desk: Desk, processes: str) -> None:
     desk.ledger("train", "recipe.toml", "--nproc", processes)
@@ -109,7 +110,7 @@ def test_killed_resumed_replayed_equals_never_killed(desk: Desk, processes: str)
     assert "completed" in desk.ledger("show", "run-2").out
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_before_its_first_checkpoint_it_starts_over(desk: Desk) -> None:
     desk.kill_at(2, "train", "recipe.toml", run="run-1")
     desk.ledger("resume", "run-1")
@@ -171,7 +172,7 @@ def test_two_that_resume_at_once_exactly_one_wins(desk: Desk) -> None:
     assert attempts == [2]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_another_seed_is_another_run_and_compare_says_so(desk: Desk) -> None:
     desk.ledger("train", "recipe.toml", "steps=6")
     desk.ledger("train", "recipe.toml", "steps=6", "seed=8")

@@ -56,8 +56,8 @@ def test_a_run_of_ones_own_is_brought_to_both(desk: Desk) -> None:
         await_equal(desk, mirror, 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mirror", ["wandb", pytest.param("neptune", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("mirror", ["wandb", "neptune"])
 def test_twenty_runs_are_brought_to_a_new_tracker(desk: Desk, mirror: str) -> None:
     desk.write(train__py=TRAIN, many__py="import runpy\nfor _ in range(20):\n    runpy.run_path('train.py')\n")
     desk.commit()
@@ -104,7 +104,7 @@ def test_killed_resumed_and_replayed_beside_both_it_is_shown_as_it_was(desk: Des
     assert set(attempts) == {1, 2}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_uploaded_at_once_and_away_for_a_while(desk: Desk, standin: WandbStandIn) -> None:
     online = f'[plugin.wandb]\nmode = "online"\nentity = "{ENTITY}"\nproject = "toy"\nbase_url = "{standin.url}"\n'
     desk.environ["WANDB_API_KEY"] = KEY

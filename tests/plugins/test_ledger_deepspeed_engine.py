@@ -84,10 +84,6 @@ def digests(directory: Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def slow(*layouts: Layout) -> list[Any]:
-    return [pytest.param(layout, marks=pytest.mark.slow) for layout in layouts]
-
-
 def thorough(*layouts: Layout) -> list[Any]:
     return [pytest.param(layout, marks=pytest.mark.thorough) for layout in layouts]
 
@@ -95,8 +91,9 @@ def thorough(*layouts: Layout) -> list[Any]:
 @pytest.mark.parametrize(
     "layout",
     [
-        *slow(Layout(3, precision="bfloat16"), Layout(1, pipeline=2)),
+        pytest.param(Layout(1, pipeline=2), marks=pytest.mark.slow),
         *thorough(
+            Layout(3, precision="bfloat16"),
             Layout(0),
             Layout(1),
             Layout(2),
@@ -227,6 +224,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     assert "refused: the checkpoint is of zero 0, this training of zero 1" in split.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_with_the_mend(tmp_path: Path) -> None:
     full = launched(tmp_path / "out", Layout(1, processes=1), steps=1, save=[1], room=10_000)
     assert full.returncode == 4

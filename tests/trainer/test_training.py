@@ -267,7 +267,7 @@ def test_the_checkpoint_of_two_processes_holds_the_generators_of_both(workshop: 
     ("overrides", "number"),
     [
         pytest.param((), signal.SIGINT, id="Ctrl-C for one process"),
-        pytest.param((TWO,), signal.SIGTERM, id="SIGTERM for two", marks=pytest.mark.slow),
+        pytest.param((TWO,), signal.SIGTERM, id="SIGTERM for two", marks=pytest.mark.thorough),
     ],
 )
 def test_an_interrupted_training_keeps_the_step_that_was_under_way(
@@ -335,6 +335,7 @@ def test_killed_between_the_two_checkpoints_of_a_step_the_second_is_made_up_for(
     assert scratch(workshop, resumed) == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_refused_is_on_record_and_the_last_one_fails_the_run(
     workshop: Workshop, faulty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
