@@ -67,7 +67,7 @@ class Asked:
             _must_meet(nodes, self.options)
         if processes % nodes:
             raise UsageError(
-                f"{processes} processes cannot be shared out equally over {nodes} nodes",
+                f"--nproc {processes} cannot be shared out equally over {nodes} nodes",
                 mend=f"--nproc counts the processes of all nodes together: make it a multiple of {nodes}",
             )
         words = tuple(f"{name}={value}" for name, value in self.options.items() if name != NNODES)

@@ -111,7 +111,7 @@ def test_a_run_goes_on_with_other_processes(
 @pytest.mark.parametrize(
     ("before", "processes", "says"),
     [
-        ("parallel.tensor=2", 3, "3 processes cannot be laid out as .* tensor 2; set it to a multiple of 2"),
+        ("parallel.tensor=2", 3, "3 cannot be laid out as .* tensor 2; set it to a multiple of 2"),
         ("parallel.data=2", 5, "batch.size: 32 samples cannot be shared out equally"),
     ],
 )
@@ -174,11 +174,11 @@ def test_overrides_are_toml_values_or_bare_strings(tmp_path: Path) -> None:
         ("[engine]\nname = 'fsdp'", "recipe.toml:6: engine.name"),
         (
             "[parallel]\nprocesses = 3\ntensor = 2",
-            "recipe.toml:6: parallel.processes: 3 processes cannot be laid out as … set it to a multiple of 2",
+            "recipe.toml:6: parallel.processes: 3 cannot be laid out as … set it to a multiple of 2",
         ),
         (
             "[parallel]\ndata = 2\npipeline = 2\nprocesses = 2",
-            "recipe.toml:8: parallel.processes: 2 processes cannot be laid out as pipeline 2 × data 2 … set it to 4",
+            "recipe.toml:8: parallel.processes: 2 cannot be laid out as pipeline 2 × data 2 … set it to 4",
         ),
         ("[parallel]\npipeline = 2", "batch.accumulation: 1 micro-batches cannot fill a pipeline of 2 stages"),
         ("[parallel]\nshard = 2\n[engine]\nname = 'ddp'", 'recipe.toml:6: parallel.shard: "ddp" splits no parameters'),

@@ -187,6 +187,7 @@ class Options(BaseModel):
     width: int = 3
 def good(options: Options, data): return options.width
 def bad(options, data): ...
+def _of_its_own(): ...
 """)
     monkeypatch.syspath_prepend(tmp_path)
     assert find_factory("factories:good").task({"width": 4}, {}) == 4

@@ -262,7 +262,7 @@ class TrainingRecipe(Component):
             sizes = " × ".join(f"{name} {size}" for name, size in mesh.sizes.items() if name not in left)
             raise _mismatch(
                 "parallel.processes",
-                f"{processes} processes cannot be laid out as {sizes}; "
+                f"{processes} cannot be laid out as {sizes}; "
                 f"set it to {'a multiple of ' if left else ''}{mesh.processes}, or change the sizes",
             )
         return mesh

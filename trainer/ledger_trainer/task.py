@@ -128,9 +128,14 @@ def find_factory(reference: str) -> Factory:
         ) from error
     make = getattr(module, name, None)
     if not callable(make):
-        offered = ", ".join(n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module_name)
+        offered = [
+            name
+            for name, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module_name and not name.startswith("_")
+        ]
         raise InvalidRecipe(
-            f"task = {reference!r}: {module_name} has no {name!r}", mend=f"it has {offered or 'no function'}"
+            f"task = {reference!r}: {module_name} has no {name!r}",
+            mend=f"it has {', '.join(offered) or 'no function'}",
         )
     first = next(iter(inspect.signature(make).parameters.values()), None)
     options = first.annotation if first else None
