@@ -39,13 +39,13 @@ def test_a_hostfile_is_deepspeeds() -> None:
 @pytest.mark.parametrize(
     ("processes", "asked", "named"),
     [
-        (3, Asked(options=NODES), "3 processes .* 2 nodes"),
+        (3, Asked(options=NODES), "--nproc 3 .* 2 nodes"),
         (4, Asked(options={**NODES, "--node-rank": "2"}), "no node 2"),
         (4, Asked(options={"--nnodes": "2"}), "--node-rank, --rdzv-id, --rdzv-endpoint"),
         (4, Asked(options={**NODES, "--max-restarts": "1"}), "one node only"),
         (2, Asked(options={"--hostfile": "/hosts"}), "--hostfile is an option of deepspeed, and torchrun"),
         (2, Asked(launcher="deepspeed", options={"--rdzv-id": "a"}), "--rdzv-id is an option of torchrun"),
-        (3, Asked(launcher="deepspeed", options={"--hostfile": "/hosts"}, hosts=2), "3 processes .* 2 nodes"),
+        (3, Asked(launcher="deepspeed", options={"--hostfile": "/hosts"}, hosts=2), "--nproc 3 .* 2 nodes"),
     ],
 )
 def test_what_does_not_fit_together_is_said_with_its_mend(processes: int, asked: Asked, named: str) -> None:
