@@ -155,8 +155,8 @@ def test_who_waits_is_told_for_what(
     """Nobody brings this run anywhere: its mirrors were not in the settings yet."""
     desk.ledger("run", "--", "true")
     desk.write(ledger__toml=MIRRORED)
-    monkeypatch.setattr(behind, "_PATIENCE_S", 0.3)
-    monkeypatch.setattr(behind, "_QUIET_S", 0.1)
+    monkeypatch.setattr(behind, "_PATIENCE_S", 3.0)
+    monkeypatch.setattr(behind, "_QUIET_S", 0.0)
     with open_ledger(settings=find_settings(start=desk.home, environ={})) as book:
         behind.tell_of_mirrors(book, next(iter(book.names())))
     waiting, told = capsys.readouterr().err.splitlines()
