@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ledger.read.state import RunState
 
 pytestmark = pytest.mark.timeout(900)
-SLOW = ("fsdp", "zero-3")
-"""What is most unlike the others, and unlike ddp, with which many other tests train. The rest is for `make faults`."""
+SLOW = ("torch", "fsdp", "zero-3")
+"""The reference, and what is most unlike it and ddp, with which many other tests train. The rest is for `make faults`."""
 
 LAUNCH = dict.fromkeys(("zero-3", "deepspeed-pipeline"), ("--launcher", "deepspeed"))
 """Where it is not torchrun that starts several processes."""

@@ -56,8 +56,8 @@ def test_a_run_of_ones_own_is_brought_to_both(desk: Desk) -> None:
         await_equal(desk, mirror, 1)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("mirror", ["wandb", "neptune"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mirror", ["wandb", pytest.param("neptune", marks=pytest.mark.thorough)])
 def test_twenty_runs_are_brought_to_a_new_tracker(desk: Desk, mirror: str) -> None:
     desk.write(train__py=TRAIN, many__py="import runpy\nfor _ in range(20):\n    runpy.run_path('train.py')\n")
     desk.commit()

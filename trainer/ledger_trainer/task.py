@@ -129,9 +129,9 @@ def find_factory(reference: str) -> Factory:
     make = getattr(module, name, None)
     if not callable(make):
         offered = [
-            name
-            for name, value in vars(module).items()
-            if inspect.isfunction(value) and value.__module__ == module_name and not name.startswith("_")
+            public
+            for public, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module_name and not public.startswith("_")
         ]
         raise InvalidRecipe(
             f"task = {reference!r}: {module_name} has no {name!r}",
