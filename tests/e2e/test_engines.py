@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(900)
 SLOW = ("torch", "fsdp", "zero-3")
-"""The reference, and what is most unlike it and ddp, with which many other tests train. The rest is for `make faults`."""
+"""The reference, and what is most unlike it and ddp, with which most other tests train. The rest: `make faults`."""
 
 LAUNCH = dict.fromkeys(("zero-3", "deepspeed-pipeline"), ("--launcher", "deepspeed"))
 """Where it is not torchrun that starts several processes."""
